@@ -1,0 +1,112 @@
+"""The one result model: what a graded lab is, before anybody writes it down.
+
+The terminal, `results.json` and every later report are drawn from these and from nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PASSED = "passed"
+FAILED = "failed"
+NOT_CHECKED = "not-checked"  # a check that it needs has failed
+COULD_NOT_GRADE = "could-not-grade"  # the kit's fault; never costs points
+VERDICTS = (PASSED, FAILED, NOT_CHECKED, COULD_NOT_GRADE)
+
+EXIT_FULL_MARKS = 0
+EXIT_MARKS_LOST = 1
+EXIT_COULD_NOT_GRADE = 2
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One thing that was seen: a row, some log lines, a statement."""
+
+    title: str  # "The row of T1 at the end", "The last lines of worker-1"
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FindingReport:
+    """What broke, as a true sentence about what happened."""
+
+    code: str  # stable: "task-executed-twice"
+    expected: str  # the one expectation that broke: "The worker exits with status 0 …"
+    seen: str  # what was seen instead: "It ended with status 143 (SIGTERM) …"
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True)
+class TimelineRow:
+    """One line of a timeline: who did what, when."""
+
+    at: float  # seconds since the check began
+    lane: str  # "worker-1", "postgres", "redis", "world", "grader"
+    to: str | None  # the lane it went to, for a message; None for what a lane did by itself
+    text: str
+    mark: str = ""  # "broke" on the row at which the finding was made
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check's outcome."""
+
+    name: str
+    exercise: str  # "3a"
+    title: str  # the rubric line: the docstring's first sentence
+    why: str  # the rest of the docstring
+    points: int
+    verdict: str
+    needs: tuple[str, ...] = ()
+    reason: str = ""  # for not-checked and could-not-grade: one sentence
+    finding: FindingReport | None = None
+    steps: tuple[str, ...] = ()  # the numbered steps that led there, without their numbers
+    timeline: tuple[TimelineRow, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def earned(self) -> int:
+        """Points earned: all of them or none."""
+        return self.points if self.verdict == PASSED else 0
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """A whole graded run of one lab."""
+
+    lab: str  # "lab03"
+    title: str
+    submission: str  # the folder as the user named it
+    kit_version: str
+    services: dict[str, str]  # {"postgres": "embedded (PostgreSQL 18.6)"}
+    seed: int
+    started: str  # RFC 3339, UTC
+    seconds: float
+    exercises: dict[str, str]  # "3a" -> its title, in order
+    checks: tuple[CheckResult, ...]
+    partial: bool = False  # only some checks were asked for (CHECK=…)
+    unanswered: tuple[str, ...] = ()  # questions of ANSWERS.md without an answer
+    notes: tuple[str, ...] = ()  # one-line remarks ("using embedded servers: no Docker engine …")
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def points(self) -> int:
+        """Points to be had in this run."""
+        return sum(check.points for check in self.checks)
+
+    @property
+    def earned(self) -> int:
+        """Points earned in this run."""
+        return sum(check.earned for check in self.checks)
+
+    @property
+    def exit_status(self) -> int:
+        """0 full marks, 1 marks lost, 2 could not grade (which wins)."""
+        if any(check.verdict == COULD_NOT_GRADE for check in self.checks):
+            return EXIT_COULD_NOT_GRADE
+        if all(check.verdict == PASSED for check in self.checks) and self.checks:
+            return EXIT_FULL_MARKS
+        return EXIT_MARKS_LOST
