@@ -1,0 +1,122 @@
+"""`make grade`: pytest with the plugin, and what the student sees of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from graders.harness import plugin, results, settings
+from graders.harness.report import runs as runs_table
+from graders.harness.report import terminal
+from graders.harness.report.progress import Progress
+from graders.harness.results import LabResult
+
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+
+
+class MakeGrade:
+    """Takes pytest's own report off the screen and puts a progress line there instead."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.result: LabResult | None = None
+        self.trouble = ""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.pluginmanager.unregister(name="terminalreporter")
+        config.stash[plugin.GRADE] = self.show
+
+    def show(self, session: object) -> None:
+        """Called from the checks' threads whenever one begins or ends."""
+        if self.progress is not None:
+            done = list(session.results.values())
+            failed = sum(r.verdict == results.FAILED for r in done)
+            self.progress.update(len(done), failed, list(session.running))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.trouble = str(report.longrepr).strip().splitlines()[-1]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        grading = session.config.stash.get(plugin.SESSION, None)
+        if grading is not None:
+            self.result = grading.lab_result
+
+
+def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress | None) -> (
+    LabResult | int
+):  # fmt: skip
+    """Grade one submission once; its result, or an exit status when there is none."""
+    arguments = [
+        str(lab.grader),
+        f"--rootdir={settings.ROOT}",
+        f"--confcutdir={settings.ROOT}",
+        "-c", str(settings.ROOT / "pyproject.toml"),
+        "-p", "no:cacheprovider",
+        f"--submission={chosen.submission}",
+        f"--services={chosen.services}",
+        f"--patience={chosen.patience}",
+        *(f"--check={name}" for name in chosen.checks),
+    ]  # fmt: skip
+    ours = MakeGrade(progress)
+    try:
+        status = pytest.main(arguments, plugins=[ours])
+    except pytest.UsageError as error:
+        print(error, file=sys.stderr)
+        return settings.EXIT_USAGE
+    if progress is not None:
+        progress.close()
+    if ours.result is not None:
+        return ours.result
+    if status == pytest.ExitCode.INTERRUPTED:
+        print("\nStopped. Nothing was written; the last results are as they were.", file=sys.stderr)
+        return EXIT_STOPPED
+    if status != pytest.ExitCode.USAGE_ERROR:  # pytest has printed that one
+        print(f"The grader could not start: {ours.trouble or 'no check was found'}.", file=sys.stderr)
+    return results.EXIT_COULD_NOT_GRADE
+
+
+def main(env: Mapping[str, str] | None = None) -> int:
+    """Grade as the environment says (LAB, SRC, CHECK, RUNS …); the exit status."""
+    os.environ.update(env or {})
+    try:
+        chosen = settings.read()
+        lab, _ = chosen.the_lab, chosen.submission
+    except settings.SettingError as error:
+        print(error, file=sys.stderr)
+        return settings.EXIT_USAGE
+    if not lab.grader.is_dir():
+        print(f"{lab.name} has no grader yet.", file=sys.stderr)
+        return results.EXIT_COULD_NOT_GRADE
+    if chosen.runs > 1:
+        return _many(lab, chosen)
+    total = 0  # known once pytest has collected; the progress line shows what is done until then
+    result = grade_once(lab, chosen, Progress(sys.stdout, total))
+    if isinstance(result, int):
+        return result
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    terminal.write(result, sys.stdout, color=color, verbose=chosen.verbose)
+    return result.exit_status
+
+
+def _many(lab: settings.Lab, chosen: settings.Settings) -> int:
+    """RUNS=20: the same again and again, and a table of check, passes and fails."""
+    seen: list[LabResult] = []
+    for number in range(chosen.runs):
+        if sys.stdout.isatty():
+            print(f"\rrun {number + 1} of {chosen.runs} ", end="", flush=True)
+        result = grade_once(lab, chosen, None)
+        if isinstance(result, int):
+            if not seen:
+                return result
+            break
+        seen.append(result)
+    if sys.stdout.isatty():
+        print("\r", end="")
+    runs_table.write(seen, sys.stdout)
+    return max(result.exit_status for result in seen)

@@ -1,0 +1,195 @@
+"""SQL made short enough for a timeline, without hiding what matters about a queue.
+
+Kept: the verb, the table, the change of `status`, the conditions, FOR UPDATE, SKIP LOCKED. Left out
+as an ellipsis: lists of columns and the other assignments. Task ids become their labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+LONG = 110  # characters, above which ordering, limit and the returned columns go too
+
+_TOKEN = re.compile(
+    r"""
+      (?P<comment>--[^\n]*(?:\n|$)|/\*.*?\*/)
+    | (?P<string>[eE]?'(?:[^']|'')*'|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)
+    | (?P<quoted>"(?:[^"]|"")*")
+    | (?P<param>\$\d+)
+    | (?P<word>[^\W\d]\w*(?:\.\w+)*)
+    | (?P<number>\d+(?:\.\d+)?)
+    | (?P<op>::|<=|>=|<>|!=|->>|->|\|\||.)
+    """,
+    re.X | re.S,
+)
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_END_OF_SELECT_LIST = {"FROM", "INTO", "WHERE", "FOR", "UNION", "LIMIT", "ORDER"}
+_END_OF_SET = {"FROM", "WHERE", "RETURNING"}
+_END_OF_ORDER = {"LIMIT", "OFFSET", "FOR", "FETCH", "RETURNING", "UNION"}
+_END_OF_LIMIT = {"FOR", "RETURNING", "OFFSET", "UNION"}
+
+
+def with_labels(text: str, labels: Mapping[str, str]) -> str:
+    """The text with each known task id replaced by its label."""
+    if not labels:
+        return text
+    return _UUID.sub(lambda m: labels.get(m[0].lower(), m[0]), text)
+
+
+def value(param: str | None, labels: Mapping[str, str]) -> str:
+    """A bound parameter as it is shown: a label, a number, NULL or a short quoted text."""
+    if param is None:
+        return "NULL"
+    if param.lower() in labels:
+        return labels[param.lower()]
+    if re.fullmatch(r"-?\d+(\.\d+)?", param):
+        return param if len(param) <= 20 else param[:19] + "…"
+    if _UUID.fullmatch(param):
+        return f"'{param[:8]}…'"
+    return f"'{param}'" if len(param) <= 28 else f"'{param[:27]}…'"
+
+
+def shorten(
+    sql: str, params: Sequence[str | None] = (), labels: Mapping[str, str] | None = None
+) -> str:
+    """One statement in one short line. What cannot be understood is shown as it is."""
+    labels = labels or {}
+    tokens = _tokens(sql, params, labels)
+    tokens = _drop_lists(tokens)
+    text = _join(tokens)
+    if len(text) > LONG:
+        tokens = _drop_clause(tokens, ("ORDER", "BY"), _END_OF_ORDER)
+        tokens = _drop_clause(tokens, ("LIMIT",), _END_OF_LIMIT)
+        tokens = _drop_clause(tokens, ("RETURNING",), set())
+        text = _join(tokens)
+    return text
+
+
+def _tokens(sql: str, params: Sequence[str | None], labels: Mapping[str, str]) -> list[str]:
+    found = []
+    for match in _TOKEN.finditer(sql):
+        kind, token = match.lastgroup, match[0]
+        if kind == "tag":  # the last group that matched, inside a dollar-quoted string
+            kind = "string"
+        if kind == "comment" or token.isspace():
+            continue
+        if kind == "param":
+            i = int(token[1:]) - 1
+            token = value(params[i], labels) if i < len(params) else token
+        elif kind == "string" and token.startswith("'"):
+            token = value(token[1:-1].replace("''", "'"), labels) if len(token) > 2 else token
+            # a number in quotes stays in quotes: that is what was sent
+            if match[0] == f"'{token}'" and token not in labels.values():
+                token = match[0]
+        found.append(token)
+    while found and found[-1] == ";":
+        found.pop()
+    return _drop_casts(found)
+
+
+def _drop_casts(tokens: list[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for token in tokens:
+        if skip:
+            skip = False
+            continue
+        if token == "::":
+            skip = True
+            continue
+        kept.append(token)
+    return kept
+
+
+def _clause_end(tokens: list[str], start: int, ends: set[str]) -> int:
+    """Where the clause that begins at `start` ends: at such a word, or where its bracket closes."""
+    depth = 0
+    for i in range(start, len(tokens)):
+        token = tokens[i]
+        if token == "(":
+            depth += 1
+        elif token == ")":
+            if depth == 0:
+                return i
+            depth -= 1
+        elif depth == 0 and (token.upper() in ends or token == ";"):
+            return i
+    return len(tokens)
+
+
+def _drop_lists(tokens: list[str]) -> list[str]:
+    out: list[str] = []
+    i = 0
+    while i < len(tokens):
+        token = tokens[i]
+        word = token.upper()
+        out.append(token)
+        i += 1
+        if word == "SELECT":
+            end = _clause_end(tokens, i, _END_OF_SELECT_LIST)
+            columns = tokens[i:end]
+            out += columns if len(columns) <= 3 and len(_join(columns)) <= 16 else ["…"]
+            i = end
+        elif word == "RETURNING":
+            end = _clause_end(tokens, i, set())
+            columns = tokens[i:end]
+            out += columns if len(columns) <= 1 else ["…"]
+            i = end
+        elif word == "SET" and any(t.upper() == "UPDATE" for t in out):
+            end = _clause_end(tokens, i, _END_OF_SET)
+            out += _assignments(tokens[i:end])
+            i = end
+        elif word in ("INTO", "VALUES") or (word == "," and "VALUES" in map(str.upper, out)):
+            if word == "INTO" and i < len(tokens):
+                out.append(tokens[i])
+                i += 1
+            if i < len(tokens) and tokens[i] == "(":
+                end = _clause_end(tokens, i + 1, set())
+                out += ["(", "…", ")"]
+                i = end + 1
+    return out
+
+
+def _assignments(tokens: list[str]) -> list[str]:
+    parts: list[list[str]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token == "(") - (token == ")")
+        if token == "," and depth == 0:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    kept = [p for p in parts if p and p[0].strip('"').lower().split(".")[-1] == "status"]
+    if not kept:
+        kept = parts[:1]
+    out: list[str] = []
+    for part in kept:
+        out += [*part, ","]
+    return [*out, "…"] if len(kept) < len(parts) else out[:-1]
+
+
+def _drop_clause(tokens: list[str], begin: tuple[str, ...], ends: set[str]) -> list[str]:
+    out: list[str] = []
+    i = 0
+    while i < len(tokens):
+        if tuple(t.upper() for t in tokens[i : i + len(begin)]) == begin:
+            i = _clause_end(tokens, i + len(begin), ends)
+            continue
+        out.append(tokens[i])
+        i += 1
+    return out
+
+
+def _join(tokens: list[str]) -> str:
+    text = ""
+    before = ""
+    for token in tokens:
+        call = token == "(" and re.fullmatch(r"(?i)now|count|coalesce|min|max|make_interval|interval"
+                                             r"|clock_timestamp|pg_\w+|notify|any", before)
+        if text and token not in (",", ")", ";", ".", "]", "[") and before not in (
+            "(", ".", "[") and not call:
+            text += " "
+        text += token
+        before = token
+    return text

@@ -1,0 +1,393 @@
+"""One grading run: servers, submission and keeper, and the checks that run side by side on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import graders
+from graders.harness import answers, results, servers, settings
+from graders.harness.budgets import NOMINAL_START, Budgets
+from graders.harness.check import Check, CouldNotGrade, Finding
+from graders.harness.database import DatabaseFactory
+from graders.harness.history import History
+from graders.harness.keeper import Keeper, SpawnError
+from graders.harness.lab import Lab
+from graders.harness.loop import LoopThread
+from graders.harness.process import Caps, Process
+from graders.harness.report import json_report, timeline
+from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
+from graders.harness.submission import Submission, SubmissionError, base_env
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to grade: from the command line, else from the environment, else the default."""
+
+    submission: str
+    services: str
+    patience: float
+    at_once: int
+    seed: int
+    partial: bool
+
+    @classmethod
+    def read(cls, at_once: int | None = None, **overrides: str | None) -> Options:
+        """From the environment, with what a command line said on top (LAB, SRC, SERVICES …).
+
+        Raises settings.SettingError for a value that cannot be used.
+        """
+        given = {name: value for name, value in overrides.items() if value}
+        chosen = settings.read({**os.environ, **given})
+        cores = os.cpu_count() or 2
+        return cls(
+            submission=str(chosen.submission),
+            services=chosen.services,
+            patience=chosen.patience,
+            # A check mostly waits for its worker: more of them than cores keeps the cores busy.
+            at_once=at_once or int(os.environ.get("CHECKS_AT_ONCE", 0)) or 2 * cores,
+            seed=int(os.environ.get("SEED", "0") or 0),
+            partial=bool(chosen.checks),
+        )
+
+
+class GradingSession:
+    """Runs the checks of one lab against one submission."""
+
+    def __init__(
+        self,
+        lab_name: str,
+        checks: Mapping[str, Check],
+        options: Options,
+        on_progress: Callable[[GradingSession], None] | None = None,
+    ) -> None:
+        self.lab_name = lab_name
+        self.info = settings.lab(lab_name)
+        self.checks = checks
+        self.options = options
+        self.results: dict[str, CheckResult] = {}
+        self.running: dict[str, float] = {}
+        self.lab_result: LabResult | None = None
+        self.report_path: Path | None = None
+        self.stopping = False
+        self.interrupted = False
+        self.budgets = Budgets()
+        self.notes: list[str] = []
+        self.processes_started = 0
+        self._on_progress = on_progress or (lambda _: None)
+        self._began = time.monotonic()
+        self._started = datetime.now(UTC)
+        self._lock = threading.Lock()
+        self._done = threading.Condition(self._lock)
+        self._labs: set[Lab] = set()
+        self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="check")
+        self._scheduled: set[str] = set()
+        self._finished = False
+        # What is started in _prepare
+        self.keeper: Keeper | None = None
+        self.loop: LoopThread | None = None
+        self.services: servers.Services | None = None
+        self.databases: DatabaseFactory | None = None
+        self.submission: Submission | None = None
+        self.run_dir: Path | None = None
+
+    # Set-up
+
+    def start(self) -> None:
+        """Begin in the background; `result_of` waits for the verdicts."""
+        threading.Thread(target=self._grade, name="grading", daemon=True).start()
+
+    def _grade(self) -> None:
+        try:
+            self._prepare()
+        except SubmissionError as error:
+            self._end_all(error)
+        except Exception as error:
+            self._end_all(_as_could_not_grade(error))
+        else:
+            self._schedule()
+
+    def _prepare(self) -> None:
+        """Servers, submission and machine speed, side by side."""
+        self.keeper = Keeper.start()
+        # A short path: a Unix socket's may have about a hundred characters.
+        base = "/tmp" if os.access("/tmp", os.W_OK) else None
+        self.run_dir = Path(tempfile.mkdtemp(prefix="wl-", dir=base))
+        self.run_dir.chmod(0o711)  # an unprivileged PostgreSQL passes through, nobody looks in
+        self.keeper.tidy(self.run_dir)
+        self.loop = LoopThread()
+        with ThreadPoolExecutor(3) as pool:
+            databases = pool.submit(self._start_servers)
+            submission = pool.submit(self._load_submission)
+            speed = pool.submit(self._measure_start)
+            problems = [f.exception() for f in (databases, submission, speed)]
+        # The kit's own trouble comes first: it says nothing about the submission.
+        for problem in (problems[0], problems[2], problems[1]):
+            if problem is not None:
+                raise problem
+        self.budgets = Budgets().scaled(self.options.patience, speed.result())
+
+    def _start_servers(self) -> None:
+        self.services = servers.start(
+            set(self.info.services), self.options.services, self.keeper, self.run_dir
+        )
+        self.notes.extend(self.services.notes)
+        schema = (settings.ROOT / "labs" / self.lab_name / "schema.sql").read_text()
+        self.databases = DatabaseFactory(self.services.postgres, schema, f"{os.getpid()}")
+
+    def _load_submission(self) -> None:
+        self.submission = Submission.load(Path(self.options.submission), self.run_dir)
+        # One without a worker is refused here, before anything is started.
+        self.submission.command("worker", {})
+        self.submission.build(self.keeper, self.environment())
+
+    def _measure_start(self) -> float:
+        """Seconds that a bare Python with psycopg takes to start here, now."""
+        log = History()
+        began = time.monotonic()
+        process = Process.start(
+            self.keeper, self.loop, log, "measure",
+            [sys.executable, "-c", "import psycopg"],
+            base_env(Path(sys.executable).parent, self.run_dir), self.run_dir, Caps(),
+        )  # fmt: skip
+        ended = process.wait_exit(60 * self.options.patience)
+        if ended is None or ended.code != 0:
+            said = "; ".join(line.text for line in process.lines[-2:])
+            raise CouldNotGrade(f"The kit's own Python cannot import psycopg: {said or ended}")
+        return max(time.monotonic() - began, NOMINAL_START / 2)
+
+    # What labs need
+
+    def environment(self) -> dict[str, str]:
+        """The environment of a student process, without the variables of its role."""
+        return base_env(Path(sys.executable).parent, self.run_dir)
+
+    def spawn(
+        self, role: str, marker: str, name: str, env: dict[str, str], history: History
+    ) -> Process:
+        """Start a process of the submission. Raises Finding if its command cannot be started."""
+        private = self.run_dir / "tmp" / marker
+        private.mkdir(parents=True, exist_ok=True)
+        env = {**env, "TMPDIR": str(private)}
+        argv = self.submission.command(role, env)
+        self.processes_started += 1
+        try:
+            return Process.start(
+                self.keeper, self.loop, history, name, argv, env, self.submission.copy, Caps()
+            )
+        except SpawnError as error:
+            raise Finding(
+                "command-not-found",
+                f"The Procfile's command for “{role}” can be started.",
+                f"It could not: {error}",
+                [Evidence("The command", (" ".join(argv),))],
+            ) from None
+
+    # Running checks
+
+    def result_of(self, name: str) -> CheckResult:
+        """The result of a check; waits until it is there."""
+        with self._done:
+            while name not in self.results:
+                self._done.wait(0.5)
+            return self.results[name]
+
+    def _schedule(self) -> None:
+        """Start every check whose needs have all passed; end those whose needs have not."""
+        todo: list[Check] = []
+        with self._lock:
+            changed = True
+            while changed:  # what ends here can end others
+                changed = False
+                for check in self.checks.values():
+                    if check.name in self._scheduled or self.stopping:
+                        continue
+                    needs = [self.results.get(n) for n in check.needs if n in self.checks]
+                    if any(need is None for need in needs):
+                        continue
+                    self._scheduled.add(check.name)
+                    changed = True
+                    broken = [need for need in needs if need.verdict != results.PASSED]
+                    if broken:
+                        self._record(_not_run(check, broken))
+                    else:
+                        todo.append(check)
+        for check in todo:
+            self._pool.submit(self._run, check)
+        self._on_progress(self)
+
+    def _record(self, result: CheckResult) -> None:
+        """Keep a result. The caller holds the lock."""
+        self.results[result.name] = result
+        self.running.pop(result.name, None)
+        self._done.notify_all()
+
+    def _run(self, check: Check) -> None:
+        began = time.monotonic()
+        with self._lock:
+            self.running[check.name] = began
+        self._on_progress(self)
+        lab = None
+        verdict, reason, finding = results.PASSED, "", None
+        try:
+            lab = Lab(self, check.name)
+            with self._lock:
+                self._labs.add(lab)
+            check.run(lab)
+        except Finding as found:
+            verdict = results.FAILED
+            finding = FindingReport(found.code, found.expected, found.seen, found.evidence)
+            if not self.stopping and not self._servers_answer():
+                verdict, finding = results.COULD_NOT_GRADE, None
+                reason = "A server that the grader had started has gone."
+        except Exception as error:
+            verdict, reason = results.COULD_NOT_GRADE, str(_as_could_not_grade(error))
+        steps, rows = (), ()
+        if lab is not None:
+            steps = tuple(lab.steps)
+            if verdict != results.PASSED:
+                rows = tuple(timeline.rows(lab.history.events()))
+            with contextlib.suppress(Exception):
+                lab.close()
+        if self.stopping:
+            verdict, reason = results.COULD_NOT_GRADE, "The run was stopped before this check ended."
+            finding = None
+        with self._lock:
+            self._labs.discard(lab)
+            self._record(
+                CheckResult(
+                    name=check.name, exercise=check.exercise, title=check.title, why=check.why,
+                    points=check.points, verdict=verdict, needs=check.needs, reason=reason,
+                    finding=finding, steps=steps, timeline=rows,
+                    seconds=time.monotonic() - began,
+                )
+            )  # fmt: skip
+        self._schedule()
+
+    def _servers_answer(self) -> bool:
+        """Whether the servers still answer: asked before a finding is believed."""
+        try:
+            return self.services.healthy()
+        except Exception:
+            return False
+
+    def _end_all(self, error: Exception) -> None:
+        """Give every check the verdict that follows from a set-up that failed."""
+        with self._lock:
+            for check in self.checks.values():
+                needs = [self.results[n] for n in check.needs if n in self.results]
+                if isinstance(error, SubmissionError) and not needs:
+                    expected = "The folder can be started as its Procfile says."
+                    code = "build-failed" if error.code == "build-failed" else "submission-unusable"
+                    self._record(_result(
+                        check, results.FAILED, finding=FindingReport(code, expected, str(error))
+                    ))  # fmt: skip
+                elif isinstance(error, SubmissionError):
+                    self._record(_not_run(check, needs))
+                else:
+                    self._record(_result(check, results.COULD_NOT_GRADE, reason=str(error)))
+        self._on_progress(self)
+
+    # The end
+
+    def finish(self) -> LabResult | None:
+        """Stop everything that was started, and write the results unless the run was stopped."""
+        if self._finished:
+            return self.lab_result
+        self._finished = True
+        self.stopping = True
+        complete = all(name in self.results for name in self.checks)
+        with self._lock:
+            labs = list(self._labs)
+        for lab in labs:
+            lab.history.close()  # wakes whoever waits in a check
+        self._pool.shutdown(wait=complete, cancel_futures=True)
+        for close in (
+            self.databases and self.databases.close,
+            self.services and self.services.stop,
+            self.loop and self.loop.stop,
+            self.keeper and self.keeper.close,
+        ):
+            if close:
+                with contextlib.suppress(Exception):
+                    close()
+        if self.run_dir is not None:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+        if complete and not self.interrupted:
+            self._write()
+        return self.lab_result
+
+    def _write(self) -> None:
+        ordered = [self.results[name] for name in self.checks]
+        self.lab_result = LabResult(
+            lab=self.lab_name,
+            title=self.info.title,
+            submission=self.options.submission,
+            kit_version=graders.__version__,
+            services=self.services.describe() if self.services else {},
+            seed=self.options.seed,
+            started=self._started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds=time.monotonic() - self._began,
+            exercises=dict(self.info.exercises),
+            checks=tuple(ordered),
+            partial=self.options.partial,
+            unanswered=tuple(answers.unanswered(Path(self.options.submission) / "ANSWERS.md")),
+            notes=tuple(self.notes),
+            extra={
+                "python": platform.python_version(),
+                "platform": platform.system(),
+                "processes_started": self.processes_started,
+                "time_factor": round(self.budgets.factor, 2),
+            },
+        )
+        folder = settings.ROOT / "reports" / self.lab_name
+        self.report_path = folder / "results.json"
+        json_report.write(self.lab_result, self.report_path)
+
+
+def _result(check: Check, verdict: str, **more: object) -> CheckResult:
+    return CheckResult(
+        name=check.name, exercise=check.exercise, title=check.title, why=check.why,
+        points=check.points, verdict=verdict, needs=check.needs, **more,
+    )  # fmt: skip
+
+
+def _not_run(check: Check, broken: list[CheckResult]) -> CheckResult:
+    """The result of a check that was not run because of what it needs."""
+    ungraded = [b.name for b in broken if b.verdict == results.COULD_NOT_GRADE]
+    if ungraded:
+        reason = f"It needs {ungraded[0]}, which could not be graded."
+        return _result(check, results.COULD_NOT_GRADE, reason=reason)
+    # Name the check to mend first: the one that failed, not one that was itself not run.
+    failed = [b.name for b in broken if b.verdict == results.FAILED] or [
+        name for b in broken for name in b.reason.split("“")[1:2]
+    ]
+    first = failed[0].split("”")[0] if failed else broken[0].name
+    return _result(check, results.NOT_CHECKED, reason=f"Mend “{first}” first.")
+
+
+def _as_could_not_grade(error: Exception) -> Exception:
+    """One sentence for the kit's own failure; its traceback goes to standard error if asked for."""
+    if os.environ.get("VERBOSE", "") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, CouldNotGrade):
+        return error
+    if isinstance(error, OSError) and error.errno == 28:
+        return CouldNotGrade("There is no space left on the disk.")
+    text = str(error).strip().splitlines()
+    return CouldNotGrade(
+        text[0] if isinstance(error, servers.ServerError) and text else
+        f"The grader itself failed ({type(error).__name__}: {text[0] if text else 'no message'})."
+    )  # fmt: skip

@@ -1,0 +1,205 @@
+"""Where things are, what a lab is, and what the user asked for.
+
+The Makefile hands its variables over in the environment (`LAB`, `SRC`, `CHECK`, …), so that no
+shell ever splits them. An empty variable is as good as none. Whatever cannot be used is a
+`SettingError`: one sentence, to be printed before exit status 2.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SERVICES = ("auto", "containers", "embedded", "external")
+EXIT_USAGE = 2
+
+
+class SettingError(Exception):
+    """What the user asked for cannot be done; `str(error)` says why, in one or two sentences."""
+
+
+def state_dir() -> Path:
+    """The kit's own folder for what it remembers (hints shown, servers up); made when missing."""
+    folder = ROOT / ".worker-labs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+# Labs
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One lab, as its `lab.toml` describes it. Its name is the same in every room."""
+
+    name: str  # "lab03"
+    title: str
+    hours: str = ""  # "3 to 4"
+    needs: tuple[str, ...] = ()  # labs to have done before
+    prerequisites: str = ""
+    services: tuple[str, ...] = ()  # "postgres", "redis"
+    package: str = "worker"  # the package that a student fills in
+    exercises: dict[str, str] = field(default_factory=dict)  # "3a" -> its title, in order
+
+    @property
+    def number(self) -> str:
+        """"03"."""
+        return self.name.removeprefix("lab")
+
+    @property
+    def folder(self) -> Path:
+        """What a student reads: handout, hints, lab.toml, schema.sql."""
+        return ROOT / "labs" / self.name
+
+    @property
+    def starter(self) -> Path:
+        """What a student edits."""
+        return ROOT / "starter" / self.name
+
+    @property
+    def grader(self) -> Path:
+        """The checks."""
+        return ROOT / "graders" / self.name
+
+    @property
+    def reports(self) -> Path:
+        """Where results of this lab are written."""
+        return ROOT / "reports" / self.name
+
+    @property
+    def schema_sql(self) -> str:
+        """The text of schema.sql; empty for a lab without PostgreSQL."""
+        path = self.folder / "schema.sql"
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def labs() -> list[Lab]:
+    """All labs of this kit, in order."""
+    return [_read_lab(path) for path in sorted(ROOT.glob("labs/lab*/lab.toml"))]
+
+
+def lab(name: str) -> Lab:
+    """The lab of this name, in any of its spellings. Raises SettingError."""
+    return _read_lab(ROOT / "labs" / lab_name(name) / "lab.toml")
+
+
+def lab_name(text: str) -> str:
+    """"lab03" for `3`, `03`, `lab3`, `LAB03`. Raises SettingError, listing the labs."""
+    number = re.fullmatch(r"(?:lab)?[-_ ]?0*(\d{1,2})", text.strip(), re.IGNORECASE)
+    name = f"lab{int(number[1]):02d}" if number else ""
+    if name and (ROOT / "labs" / name / "lab.toml").is_file():
+        return name
+    known = "\n".join(f"  LAB={each.number}  {each.title}" for each in labs())
+    asked = f"There is no lab {text.strip()!r}." if text.strip() else "Say which lab, as in LAB=03."
+    raise SettingError(f"{asked} The labs are:\n{known}")
+
+
+def _read_lab(path: Path) -> Lab:
+    with path.open("rb") as file:
+        told = tomllib.load(file)
+    return Lab(
+        name=path.parent.name,
+        title=told["title"],
+        hours=str(told.get("hours", "")),
+        needs=tuple(told.get("needs", ())),
+        prerequisites=told.get("prerequisites", ""),
+        services=tuple(told.get("services", ())),
+        package=told.get("package", "worker"),
+        exercises=dict(told.get("exercises", {})),
+    )
+
+
+# What the user asked for
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The variables of the Makefile, read and checked."""
+
+    lab: Lab | None = None
+    src: Path | None = None  # as the user named it; None: the lab's starter
+    checks: tuple[str, ...] = ()  # CHECK=one or CHECK=one,two; () for all
+    services: str = "auto"
+    patience: float = 1.0  # every bound is multiplied by this
+    runs: int = 1
+    verbose: bool = False
+    n: int | None = None  # workers of `make run`, tasks of `make tasks`
+    step: str | None = None
+    api: str | None = None
+    port: int | None = None
+
+    @property
+    def the_lab(self) -> Lab:
+        """The lab; SettingError when none was named."""
+        if self.lab is None:
+            lab_name("")  # raises, listing the labs
+            raise AssertionError
+        return self.lab
+
+    @property
+    def submission(self) -> Path:
+        """The folder to grade or to run: SRC, or the lab's starter. SettingError if missing."""
+        path = self.src or self.the_lab.starter
+        if not path.exists():
+            what = f"SRC={path}" if self.src else f"starter/{self.the_lab.name}"
+            raise SettingError(f"There is no folder {what} (seen from {Path.cwd()}).")
+        if not path.is_dir():
+            raise SettingError(f"SRC={path} is a file; name the folder that holds the Procfile.")
+        return path
+
+
+def read(env: Mapping[str, str] | None = None) -> Settings:
+    """The settings in the environment. Raises SettingError at the first that cannot be used."""
+    env = os.environ if env is None else env
+
+    def text(name: str) -> str | None:
+        return env.get(name, "").strip() or None
+
+    named = text("LAB")
+    src = env.get("SRC", "")  # not stripped: a folder's name may begin or end with a space
+    return Settings(
+        lab=lab(named) if named else None,
+        src=Path(src).expanduser() if src.strip() else None,
+        checks=tuple(re.split(r"[\s,]+", text("CHECK") or "")) if text("CHECK") else (),
+        services=_one_of("SERVICES", text("SERVICES") or "auto", SERVICES),
+        patience=_factor("PATIENCE", text("PATIENCE") or "1"),
+        runs=_whole("RUNS", text("RUNS") or "1", 1, 100_000),
+        verbose=(text("VERBOSE") or "0").lower() not in ("0", "no", "false", "off"),
+        n=_whole("N", text("N"), 1, 10_000) if text("N") else None,
+        step=text("STEP"),
+        api=text("API"),
+        port=_whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
+    )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value.lower() not in allowed:
+        raise SettingError(f"{name}={value} is not known; use one of {', '.join(allowed)}.")
+    return value.lower()
+
+
+def _whole(name: str, value: str | None, least: int, most: int) -> int:
+    try:
+        number = int(value or "")
+    except ValueError:
+        raise SettingError(f"{name}={value} is not a whole number.") from None
+    if not least <= number <= most:
+        raise SettingError(f"{name}={value} is out of range; use {least} to {most}.")
+    return number
+
+
+def _factor(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise SettingError(f"{name}={value} is not a number; try {name}=2.") from None
+    if not (math.isfinite(number) and 0.1 <= number <= 100):
+        raise SettingError(f"{name}={value} is out of range; use 0.1 to 100.")
+    return number

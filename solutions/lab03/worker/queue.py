@@ -1,0 +1,118 @@
+"""The tasks table as a queue: connect, claim a task, record how it ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
+
+log = logging.getLogger(__name__)
+
+Task = Mapping[str, Any]  # id, title, description, type, priority
+
+RECONNECT_PAUSE = 0.5  # seconds between two tries, however long the poll interval is
+
+RECOVER = """
+    UPDATE tasks SET status = 'pending', assigned_worker = NULL, updated_at = now()
+    WHERE id IN (
+        SELECT id FROM tasks
+        WHERE status = 'processing' AND updated_at < now() - make_interval(secs => %s)
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING id, title
+"""
+SELECT_OLDEST = """
+    SELECT id, title, description, type, priority FROM tasks
+    WHERE status = 'pending'
+    ORDER BY created_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+"""
+CLAIM = """
+    UPDATE tasks SET status = 'processing', assigned_worker = %s, updated_at = now()
+    WHERE id = %s
+"""
+RECORD = """
+    UPDATE tasks SET status = %s, updated_at = now()
+    WHERE id = %s AND status = 'processing' AND assigned_worker = %s
+"""
+
+
+class ConnectError(Exception):
+    """PostgreSQL cannot be used. The text names the host, and never shows a password."""
+
+
+def connect(database_url: str) -> ConnectionPool:
+    """Verify that PostgreSQL can be used, and open a pool of connections to it."""
+    try:
+        options = conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:  # its text would show the URL, password and all
+        raise ConnectError("DATABASE_URL is not a PostgreSQL connection URL") from None
+    server = f"{options.get('host', 'the local socket')}, port {options.get('port', 5432)}"
+    try:
+        # A pool goes on trying in the background. One connection by hand fails at once, with the
+        # reason.
+        psycopg.connect(database_url, connect_timeout=10).close()
+    except psycopg.Error as error:
+        raise ConnectError(f"cannot connect to PostgreSQL at {server}: {one_line(error)}") from None
+    return ConnectionPool(
+        database_url,
+        kwargs={"autocommit": True, "row_factory": dict_row},
+        min_size=1,  # the loop does one thing at a time: one connection is all it needs
+        max_size=1,
+        timeout=6,  # seconds to wait for a connection; longer than a reconnect is tried,
+        reconnect_timeout=5,  # so that each wait begins with a fresh try
+        num_workers=1,
+        open=True,
+    )
+
+
+class TaskQueue:
+    """The queue as one worker sees it."""
+
+    def __init__(self, pool: ConnectionPool, worker_id: str, stuck_after: float) -> None:
+        self._pool = pool
+        self._worker_id = worker_id
+        self._stuck_after = stuck_after  # seconds
+
+    def claim(self) -> Task | None:
+        """Make the oldest pending task ours; None if there is none.
+
+        Raises psycopg.OperationalError when the connection is lost. The claim is then undone, or
+        it was committed unheard and the task will be recovered once it is stuck.
+        """
+        with self._pool.connection() as connection:
+            for stuck in connection.execute(RECOVER, [self._stuck_after]):
+                log.warning("Recovered task %(id)s %(title)r: its worker seems to be gone", stuck)
+            with connection.transaction():  # the row stays locked until the claim is committed
+                task = connection.execute(SELECT_OLDEST).fetchone()
+                if task:
+                    connection.execute(CLAIM, [self._worker_id, task["id"]])
+            return task
+
+    def record(self, task: Task, status: str) -> None:
+        """Record `completed` or `failed`, and keep trying while PostgreSQL is away.
+
+        The work is done and must not be done again only because its result could not be written.
+        """
+        while True:
+            try:
+                with self._pool.connection() as connection:
+                    done = connection.execute(RECORD, [status, task["id"], self._worker_id])
+                break
+            except psycopg.OperationalError as error:
+                log.warning("Task %s is not recorded yet: %s", task["id"], one_line(error))
+                time.sleep(RECONNECT_PAUSE)
+        if done.rowcount == 0:
+            log.warning("Task %s was already recorded, or taken from us as stuck", task["id"])
+
+
+def one_line(error: Exception) -> str:
+    """An error's text without its line breaks."""
+    return " ".join(str(error).split())
