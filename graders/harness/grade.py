@@ -77,7 +77,9 @@ def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress 
         print("\nStopped. Nothing was written; the last results are as they were.", file=sys.stderr)
         return EXIT_STOPPED
     if status != pytest.ExitCode.USAGE_ERROR:  # pytest has printed that one
-        print(f"The grader could not start: {ours.trouble or 'no check was found'}.", file=sys.stderr)
+        print(
+            f"The grader could not start: {ours.trouble or 'no check was found'}.", file=sys.stderr
+        )
     return results.EXIT_COULD_NOT_GRADE
 
 

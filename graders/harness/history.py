@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What an event can be. The text after each is what its `data` holds.
-TASK_ADDED = "task-added"  # task: id, label: how findings call it ("T1"), row: the row as it was added
+TASK_ADDED = "task-added"  # task: id, label: how findings call it ("T1")
 STARTED = "started"  # pid, command
 SIGNAL = "signal"  # signal: "SIGTERM" …; sent by the check
 EXIT = "exit"  # code: exit status, or None; signal: name of the signal that ended it, or None
@@ -81,13 +81,11 @@ class History:
     def __len__(self) -> int:
         return len(self._events)
 
-    def wait(
-        self, wanted: Callable[[Event], bool], timeout: float, since: int = 0
-    ) -> Event | None:
+    def wait(self, wanted: Callable[[Event], bool], timeout: float, since: int = 0) -> Event | None:
         """The first event from number `since` on that is wanted; None after `timeout` seconds."""
-        found = self.wait_until(lambda events: next((e for e in events if wanted(e)), None),
-                                timeout, since)
-        return found
+        return self.wait_until(
+            lambda events: next((e for e in events if wanted(e)), None), timeout, since
+        )
 
     def wait_until(
         self, answer: Callable[[Iterable[Event]], Any], timeout: float, since: int = 0

@@ -22,6 +22,7 @@ from graders.harness import history as h
 from graders.harness.check import CouldNotGrade, Finding
 from graders.harness.database import watch
 from graders.harness.results import Evidence
+from graders.harness.wire import Step
 from graders.harness.worker import Worker
 from graders.harness.world import Call, World
 
@@ -208,19 +209,19 @@ class Lab:
         poll_interval: float = 0.1,
         stuck_after: float = HOUR,
         ready: bool = True,
-        gate: Any = None,
+        hold: Callable[[Step], bool] | None = None,
         env: dict[str, str | None] | None = None,
         told: str = "",
     ) -> Worker:
         """Start the student's worker behind a proxy of its own; wait until it has polled once.
 
-        `gate` holds its steps (wire.Gate). `env` changes its environment; None removes a variable.
+        `hold` says which of its steps are held once they are answered (see Worker.held_step). `env` changes its environment; None removes a variable.
         `told` is added to the step that tells of it.
         """
         name = f"worker-{len(self.workers) + 1}"
         worker = Worker(self, name)
         self.workers.append(worker)
-        worker.start(poll_interval=poll_interval, stuck_after=stuck_after, gate=gate, env=env or {})
+        worker.start(poll_interval, stuck_after, hold, env or {})
         if ready:
             worker.expect_ready()
             self.tell(f"Started {name}; it connected and polled.")

@@ -21,15 +21,35 @@ GRADE = pytest.StashKey()  # set by `make grade`: how to show progress; absent u
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("worker labs")
-    group.addoption("--submission", metavar="PATH", help="the folder to grade (default: starter/labNN)")
-    group.addoption("--check", action="append", default=[], metavar="NAME",
-                    help="grade this check and what it needs; can be given more than once")
-    group.addoption("--services", default=None, metavar="WHERE",
-                    help="auto, containers, embedded or external: where the servers come from")
-    group.addoption("--patience", default=None, metavar="FACTOR",
-                    help="multiply every time limit by this (default 1)")
-    group.addoption("--checks-at-once", type=int, default=None, metavar="N",
-                    help="how many checks run side by side")
+    group.addoption(
+        "--submission", metavar="PATH", help="the folder to grade (default: starter/labNN)"
+    )
+    group.addoption(
+        "--check",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="grade this check and what it needs; can be given more than once",
+    )
+    group.addoption(
+        "--services",
+        default=None,
+        metavar="WHERE",
+        help="auto, containers, embedded or external: where the servers come from",
+    )
+    group.addoption(
+        "--patience",
+        default=None,
+        metavar="FACTOR",
+        help="multiply every time limit by this (default 1)",
+    )
+    group.addoption(
+        "--checks-at-once",
+        type=int,
+        default=None,
+        metavar="N",
+        help="how many checks run side by side",
+    )
 
 
 def declared(item: pytest.Item) -> Check | None:

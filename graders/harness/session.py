@@ -262,7 +262,10 @@ class GradingSession:
             with contextlib.suppress(Exception):
                 lab.close()
         if self.stopping:
-            verdict, reason = results.COULD_NOT_GRADE, "The run was stopped before this check ended."
+            verdict, reason = (
+                results.COULD_NOT_GRADE,
+                "The run was stopped before this check ended.",
+            )
             finding = None
         with self._lock:
             self._labs.discard(lab)

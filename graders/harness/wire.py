@@ -13,10 +13,10 @@ is gone for the client too. Only a gate, a cut, a refusal or a stall changes wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 import struct
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -44,11 +44,11 @@ BACKLOG_LIMIT = 32 * 1024 * 1024
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds; closing then resets the connection
 
 
-class Drop(Exception):  # noqa: N818 - not an error: a gate's decision
+class Drop(Exception):
     """Raised by a gate: swallow this message, or this answer."""
 
 
-class Cut(Exception):  # noqa: N818 - not an error: a gate's decision
+class Cut(Exception):
     """Raised by a gate: cut the connection this step is on, now."""
 
 
@@ -225,7 +225,13 @@ class Gated:
 
     def _gates(self, when: str, step: Step) -> list[Gate]:
         """The gates this step has to pass here; mostly none (loop)."""
-        gates: list[Gate] = [hold for hold in list(self._holds) if hold.wants(when, step)]
+        gates: list[Gate] = []
+        for hold in list(self._holds):
+            try:
+                if hold.wants(when, step):
+                    gates.append(hold)
+            except Exception as error:
+                self.loop.errors.append(error)  # the check's own fault must not hang the worker
         if self.gate is not None:
             gates.append(self.gate)
         return gates
@@ -355,10 +361,8 @@ def reset(transport: asyncio.Transport) -> None:
     """Close a socket so that its peer sees a reset, not an orderly end."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.fileno() >= 0:
-        try:
+        with contextlib.suppress(OSError):  # it is closed already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        except OSError:
-            pass  # it is closed already
     transport.abort()
 
 
@@ -390,8 +394,9 @@ class Connection:
         self._eof_from_server = False
         self._client_lost = False
         self._server_lost = False
-        self._server_opened = False
+        self._server_pending = True  # the connection to the server is neither made nor refused
         self._reading_paused = False
+        self._unsent = 0  # bytes
         self._task: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[None] | None = None
         self.gone = asyncio.Event()  # both sockets are closed
@@ -438,6 +443,7 @@ class Connection:
 
     def to_server(self, data: bytes) -> None:
         """Send bytes that belong to the unit under way, past the gates."""
+        self._unsent -= len(data)
         if self.server is not None and not self.server.is_closing():
             self.server.write(data)
 
@@ -464,10 +470,11 @@ class Connection:
             transport, _ = await self.wire.loop.loop.create_connection(
                 lambda: _Side(self, self.wire, client=False), *self.wire.upstream)
         except OSError:
-            self._server_lost = True
+            self._server_pending = False
             self.abort("server")
             return
-        self._server_opened = True
+        self._server_pending = False
+        transport.set_write_buffer_limits(high=BACKLOG_LIMIT)
         if self.closed:
             reset(transport)
             self.server = transport
@@ -483,7 +490,8 @@ class Connection:
         if self.closed:
             return
         self.client_buffer += data
-        if len(self.client_buffer) + sum(len(u.data) for u in self.queue) > BACKLOG_LIMIT:
+        self._unsent += len(data)
+        if self._unsent > BACKLOG_LIMIT and len(self.queue) > 1 and not self._reading_paused:
             self._reading_paused = True
             self.client.pause_reading()
         if not self.wire._stalled:
@@ -552,7 +560,7 @@ class Connection:
         if unit is None:
             if self.server_buffer:
                 self.pass_idle()
-            if not self.queue:
+            if not self.queue or self._eof_from_server:
                 return False
             self.current = unit = self.queue.popleft()
             unit.step = self.make_step(unit)
@@ -569,7 +577,7 @@ class Connection:
             unit.state = SENT
             if unit.step is not None:
                 unit.step.sent_at = self.wire.history.now()
-            self.server.write(unit.data)
+            self.to_server(unit.data)
             unit.data = b""
             return True
         if unit.state == SENT:
@@ -618,6 +626,8 @@ class Connection:
         if decision == "cut":
             self.abort("check")
         elif decision == "drop":
+            if unit.data:
+                self._unsent -= len(unit.data)
             self.answer.clear()
             self.current = None
             self.finished(unit)
@@ -689,9 +699,8 @@ class Connection:
             self._task.cancel()
 
     def _check_gone(self) -> None:
-        opening = self._opening is not None and not self._opening.done() \
-            and not self._server_opened
-        if self._client_lost and (self._server_lost or (self.server is None and not opening)):
+        server_gone = self._server_lost or (self.server is None and not self._server_pending)
+        if self._client_lost and server_gone:
             self.gone.set()
             self.wire._connections.pop(self.number, None)
             self.wire._look_again()
@@ -861,14 +870,14 @@ class Wire(Gated):
     def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
         try:
             self.loop.run(self._look(done), timeout)
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             return False
         return True
 
     async def _look(self, done: Callable[[], bool]) -> None:
-        # Let what has already reached our sockets be read first: one turn of the loop each for
+        # Let what has already reached our sockets be read first: a turn of the loop each for
         # accepting, for reading, and for what these schedule.
-        for _ in range(3):
+        for _ in range(6):
             await asyncio.sleep(0)
         while not done():
             looker = self.loop.loop.create_future()
@@ -884,6 +893,3 @@ class Wire(Gated):
         for done, looker in self._lookers:
             if not looker.done() and done():
                 looker.set_result(None)
-
-
-assert sys.version_info >= (3, 11)

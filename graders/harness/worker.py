@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
 from graders.harness.process import Exit, Process
 from graders.harness.results import Evidence
-from graders.harness.wire import Step
+from graders.harness.wire import Hold, Step
 from graders.harness.wire_postgres import PostgresWire
 
 if TYPE_CHECKING:
@@ -40,17 +41,24 @@ class Worker:
         self.name = name
         self.wire: PostgresWire | None = None
         self.process: Process | None = None
+        self._hold: Hold | None = None  # where its steps are held, if the check asked for that
+        self._holds: Callable[[Step], bool] = lambda _: False
         self._stopping = False  # a signal was sent: its exit is no surprise
         self._begun = len(lab.history)
 
     def start(
-        self, *, poll_interval: float, stuck_after: float, gate: Any, env: dict[str, str | None]
+        self,
+        poll_interval: float,
+        stuck_after: float,
+        hold: Callable[[Step], bool] | None,
+        env: dict[str, str | None],
     ) -> None:
         """Start it, with DATABASE_URL naming its own proxy. Does not wait for anything."""
         lab, session = self.lab, self.lab.session
         server = session.services.postgres
         self.wire = PostgresWire(session.loop, lab.history, self.name, (server.host, server.port))
-        self.wire.gate = gate
+        if hold is not None:
+            self._hold, self._holds = self.wire.hold(hold, when="after", times=None), hold
         port = self.wire.start()
         variables: dict[str, str | None] = {
             "DATABASE_URL": lab.database.worker_url("127.0.0.1", port),
@@ -93,7 +101,9 @@ class Worker:
         that came most often counts the polls. Values written into the text do not count.
         """
         asked = Counter(
-            _LITERAL.sub("?", step.words) for step in self.steps(since=since) if asks_for_tasks(step)
+            _LITERAL.sub("?", step.words)
+            for step in self.steps(since=since)
+            if asks_for_tasks(step)
         )
         return max(asked.values(), default=0)
 
@@ -176,6 +186,37 @@ class Worker:
         """Cut its connections as a restart of PostgreSQL does; it can connect again at once."""
         self.lab.tell(f"Cut the connections of {self.name}, as a restart of PostgreSQL does.")
         self.wire.cut()
+
+    @property
+    def held_step(self) -> Step | None:
+        """The step that is held now, after the server's word; None if there is none."""
+        for step in self.steps(h.STEP_ANSWERED):
+            if self._holds(step) and step.delivered_at is None and step.fate is None:
+                return step
+        return None
+
+    def wait_held_or_call(self, timeout: float) -> Step | None:
+        """The next step that is held; None if it calls the world, ends or does neither first."""
+
+        def done(_: Any) -> Any:
+            called = self.lab.history.events(h.CALL_ARRIVED, who=self.name)
+            return self.held_step or called or not self.alive
+
+        self.lab.history.wait_until(done, timeout)
+        return self.held_step
+
+    def let_go(self) -> None:
+        """Deliver the answer that is held; the next one that matches is held again."""
+        step = self.held_step
+        if step is not None:
+            self._hold.next()
+            self.lab.history.wait_until(
+                lambda _: step.delivered_at is not None or not self.alive, self.lab.budgets.work
+            )
+
+    def hold_no_more(self) -> None:
+        """Deliver what is held, and hold nothing from here on."""
+        self._hold.release()
 
     # Signals and its end
 
@@ -296,7 +337,9 @@ class Worker:
         steps = [s for s in self.steps(h.STEP_ARRIVED) if s.kind in ("query", "connect", "close")]
         lines = []
         for step in steps[-last:]:
-            answer = step.error or ", ".join(step.tags) or ("" if step.answered_at else "no answer yet")
+            answer = (
+                step.error or ", ".join(step.tags) or ("" if step.answered_at else "no answer yet")
+            )
             lines.append(step.words + (f"   -> {answer}" if answer else ""))
         return Evidence(f"What {self.name} said to PostgreSQL last", tuple(lines or ["(nothing)"]))
 
@@ -309,7 +352,7 @@ class Worker:
 
 
 def how_it_ended(ended: Exit) -> str:
-    """"ended with status 1", "was ended by SIGTERM"."""
+    """ "ended with status 1", "was ended by SIGTERM"."""
     if ended.signal:
         return f"was ended by {ended.signal}"
     return f"ended with exit status {ended.code}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from graders.harness.worker import Worker
 
 _TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?|\d\d:\d\d:\d\d(?:[.,]\d+)?"
+    r"(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 )
 
 
@@ -30,7 +30,7 @@ def names_the_number(*numbers: str) -> Callable[[str], bool]:
 
 
 def names_and_a_number(word: str, ignore: tuple[str, ...] = ()) -> Callable[[str], bool]:
-    """A line with this word, and a number that is not part of it, of a time or of what to ignore."""
+    """A line with this word and a number that is no part of it, of a time or of what to ignore."""
 
     def judge(line: str) -> bool:
         if word.lower() not in line.lower():

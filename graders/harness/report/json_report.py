@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..results import SCHEMA_VERSION, CheckResult, LabResult
+from graders.harness.results import SCHEMA_VERSION, CheckResult, LabResult
 
 SCHEMA_PATH = Path(__file__).with_name("results.schema.json")
 

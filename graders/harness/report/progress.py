@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import TextIO
 
-from ..results import FAILED, CheckResult
-from .text import Line, clean, cut, emit
+from graders.harness.report.text import Line, clean, cut, emit
+from graders.harness.results import FAILED, CheckResult
 
 _MARKS = {"passed": "pass", "failed": "FAIL", "not-checked": " -- ", "could-not-grade": "????"}
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
-from ..results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED, LabResult
-from .text import Line, clean, cut, emit, pad, wrap
+from graders.harness.report.text import Line, clean, cut, emit, pad, wrap
+from graders.harness.results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED, LabResult
 
 
 def write(results: Sequence[LabResult], out: TextIO, *, color: bool, width: int = 100) -> None:

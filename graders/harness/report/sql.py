@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-LONG = 110  # characters, above which ordering, limit and the returned columns go too
+LONG = 140  # characters, above which ordering, limit and the returned columns go too
 
 _TOKEN = re.compile(
     r"""
@@ -24,6 +24,10 @@ _TOKEN = re.compile(
     re.X | re.S,
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+# no space before their bracket, as people write them
+_FUNCTION = re.compile(
+    r"(?i)now|count|coalesce|min|max|any|make_interval|clock_timestamp|extract|notify|pg_\w+"
+)
 _END_OF_SELECT_LIST = {"FROM", "INTO", "WHERE", "FOR", "UNION", "LIMIT", "ORDER"}
 _END_OF_SET = {"FROM", "WHERE", "RETURNING"}
 _END_OF_ORDER = {"LIMIT", "OFFSET", "FOR", "FETCH", "RETURNING", "UNION"}
@@ -185,10 +189,9 @@ def _join(tokens: list[str]) -> str:
     text = ""
     before = ""
     for token in tokens:
-        call = token == "(" and re.fullmatch(r"(?i)now|count|coalesce|min|max|make_interval|interval"
-                                             r"|clock_timestamp|pg_\w+|notify|any", before)
-        if text and token not in (",", ")", ";", ".", "]", "[") and before not in (
-            "(", ".", "[") and not call:
+        call = token == "(" and _FUNCTION.fullmatch(before)
+        tight = token in (",", ")", ";", ".", "]", "[") or before in ("(", ".", "[") or call
+        if text and not tight:
             text += " "
         text += token
         before = token

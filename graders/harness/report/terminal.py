@@ -12,7 +12,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
-from ..results import (
+from graders.harness.report import timeline
+from graders.harness.report.progress import Progress
+from graders.harness.report.text import Line, clean, cut, emit, pad, unfold, width_of, wrap
+from graders.harness.results import (
     COULD_NOT_GRADE,
     FAILED,
     NOT_CHECKED,
@@ -21,9 +24,6 @@ from ..results import (
     Evidence,
     LabResult,
 )
-from . import timeline
-from .progress import Progress
-from .text import Line, clean, cut, emit, pad, unfold, width_of, wrap
 
 __all__ = ["Progress", "color_wanted", "write"]
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .. import history as h
-from ..history import Event
-from ..results import TimelineRow
-from .sql import shorten, with_labels
-from .text import Line, clean, cut, pad, width_of, wrap
+from graders.harness import history as h
+from graders.harness.history import Event
+from graders.harness.report.sql import shorten, with_labels
+from graders.harness.report.text import Line, clean, cut, pad, width_of, wrap
+from graders.harness.results import TimelineRow
 
 BROKE = "broke"
 
@@ -184,7 +184,8 @@ class _Teller:
             return
         row = event.data.get("row")
         title = row.get("title") if isinstance(row, Mapping) else None
-        draft = self.add(event, f"{label} is added" + (f': "{cut(str(title), 40)}"' if title else ""))
+        named = f': "{cut(str(title), 40)}"' if title else ""
+        draft = self.add(event, f"{label} is added{named}")
         draft.labels.append(label)
 
     def started(self, event: Event) -> None:
@@ -500,9 +501,7 @@ def lines(timeline: Sequence[TimelineRow], width: int = 100, most: int | None = 
         words = clean(row.text)
         if broke:
             words += "  ◀ HERE"
-        wrapped = wrap(words, text_width, MOST_LINES)
-        if broke and "◀ HERE" not in wrapped[-1]:
-            wrapped[-1] = cut(wrapped[-1], text_width - 8) + "  ◀ HERE"
+        wrapped = _fit(words, text_width)
         living = [first <= i <= last for first, last in alive]
         picture = _picture(row, lanes, widths, living) if drawn else _spoken(row, widths[0])
         still = _still(lanes, widths, living) if drawn else " " * widths[0]
@@ -516,6 +515,16 @@ def lines(timeline: Sequence[TimelineRow], width: int = 100, most: int | None = 
         gap = len(timeline) - 1 - previous
         out.append([("dim", f"{blank}… {gap} rows left out; VERBOSE=1 shows all")])
     return out
+
+
+def _fit(words: str, width: int) -> list[str]:
+    """The words in a few lines. What is too much goes from the middle: the end says what came."""
+    wrapped = wrap(words, width)
+    room = width * MOST_LINES
+    while len(wrapped) > MOST_LINES:
+        wrapped = wrap(cut(words, room, middle=True), width)
+        room -= 4
+    return wrapped
 
 
 def _style(row: TimelineRow) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -54,32 +55,36 @@ def connect(database_url: str) -> ConnectionPool:
         options = conninfo_to_dict(database_url)
     except psycopg.ProgrammingError:  # its text would show the URL, password and all
         raise ConnectError("DATABASE_URL is not a PostgreSQL connection URL") from None
-    server = f"{options.get('host', 'the local socket')}, port {options.get('port', 5432)}"
+    host, port = str(options.get("host", "localhost")), str(options.get("port", 5432))
+    if "@" in host or not port.isdigit():  # part of a password may have been read as either
+        raise ConnectError("DATABASE_URL is malformed; in a password, write @ as %40 and / as %2F")
+
+    settings = {"autocommit": True, "row_factory": dict_row, "connect_timeout": 10}
     try:
-        # A pool goes on trying in the background. One connection by hand fails at once, with the
-        # reason.
-        psycopg.connect(database_url, connect_timeout=10).close()
+        # A pool keeps trying in the background; a single connection tells at once what is wrong.
+        psycopg.connect(database_url, **settings).close()
     except psycopg.Error as error:
-        raise ConnectError(f"cannot connect to PostgreSQL at {server}: {one_line(error)}") from None
+        message = f"cannot connect to PostgreSQL at {host}, port {port}: {one_line(error)}"
+        raise ConnectError(message) from None
     return ConnectionPool(
         database_url,
-        kwargs={"autocommit": True, "row_factory": dict_row},
-        min_size=1,  # the loop does one thing at a time: one connection is all it needs
-        max_size=1,
-        timeout=6,  # seconds to wait for a connection; longer than a reconnect is tried,
-        reconnect_timeout=5,  # so that each wait begins with a fresh try
+        kwargs=settings,
+        min_size=1,  # the loop does one thing at a time,
+        max_size=1,  # so one connection is all it needs
+        reconnect_timeout=5,  # a lost connection is sought for 5 s with growing pauses, then again
+        timeout=6,  # at the next request: longer pauses would outlast a short restart
         num_workers=1,
         open=True,
     )
 
 
+@dataclass(frozen=True)
 class TaskQueue:
     """The queue as one worker sees it."""
 
-    def __init__(self, pool: ConnectionPool, worker_id: str, stuck_after: float) -> None:
-        self._pool = pool
-        self._worker_id = worker_id
-        self._stuck_after = stuck_after  # seconds
+    pool: ConnectionPool
+    worker_id: str
+    stuck_after: float  # seconds
 
     def claim(self) -> Task | None:
         """Make the oldest pending task ours; None if there is none.
@@ -87,13 +92,13 @@ class TaskQueue:
         Raises psycopg.OperationalError when the connection is lost. The claim is then undone, or
         it was committed unheard and the task will be recovered once it is stuck.
         """
-        with self._pool.connection() as connection:
-            for stuck in connection.execute(RECOVER, [self._stuck_after]):
+        with self.pool.connection() as connection:
+            for stuck in connection.execute(RECOVER, [self.stuck_after]):
                 log.warning("Recovered task %(id)s %(title)r: its worker seems to be gone", stuck)
             with connection.transaction():  # the row stays locked until the claim is committed
                 task = connection.execute(SELECT_OLDEST).fetchone()
                 if task:
-                    connection.execute(CLAIM, [self._worker_id, task["id"]])
+                    connection.execute(CLAIM, [self.worker_id, task["id"]])
             return task
 
     def record(self, task: Task, status: str) -> None:
@@ -103,8 +108,8 @@ class TaskQueue:
         """
         while True:
             try:
-                with self._pool.connection() as connection:
-                    done = connection.execute(RECORD, [status, task["id"], self._worker_id])
+                with self.pool.connection() as connection:
+                    done = connection.execute(RECORD, [status, task["id"], self.worker_id])
                 break
             except psycopg.OperationalError as error:
                 log.warning("Task %s is not recorded yet: %s", task["id"], one_line(error))

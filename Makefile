@@ -1,0 +1,101 @@
+# The commands of Worker Labs. Everything they do is in graders/; see `make help`.
+# For GNU make 3.81 and newer, any POSIX shell, on Linux and macOS (Windows: inside WSL).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+# Variables reach the commands through the environment, never through a shell's command line, so
+# that a folder's name may contain anything.
+export LAB SRC CHECK SERVICES PATIENCE RUNS VERBOSE N STEP API PORT PYTHON
+override SRC := $(value SRC)
+# A user's own search path for modules must not reach the grader.
+unexport PYTHONPATH PYTHONHOME
+
+PY := .venv/bin/python
+CLI := $(PY) -m graders.harness.cli
+
+define HELP
+Worker Labs: graded exercises on background workers and job queues
+
+  make labs                     the labs, with time, prerequisites and your last score
+  make grade LAB=03             grade starter/lab03; nothing needs to be installed before
+  make hint LAB=03              the next hint for the first check that failed (CHECK=name: for that)
+  make reset LAB=03             bring the starter back; your work is kept beside it
+  make doctor                   what works on this machine, and what to do about what does not
+
+By hand, as the steps of a handout need it:
+
+  make up LAB=03                start the servers and keep them; prints DATABASE_URL
+  make run LAB=03 N=2           run your worker, or N of them, in the foreground
+  make tasks LAB=03 N=10        add tasks
+  make queue LAB=03             show the tasks, again and again, until Ctrl-C
+  make psql                     a prompt of the database
+  make down                     stop the servers and throw their data away
+
+Variables:
+
+  LAB=03                        which lab; 3 and lab03 mean the same
+  SRC=path/to/folder            grade or run this folder instead of the starter
+  CHECK=name                    this check only, with the checks that it needs
+  SERVICES=auto                 auto, containers, embedded or external
+  PATIENCE=2                    multiply every time limit, on a very slow machine
+  RUNS=20                       grade so many times; prints how often each check passed and failed
+  VERBOSE=1                     say more
+  PYTHON=path/to/python3        the Python (3.11 or newer) to set up with
+
+For those who work on the kit:
+
+  make test lint                its own tests, and the linter
+  make prove                    each wrong worker is caught, each right one gets full marks
+  make bench-grader             how long grading takes, and where the time goes
+  make images                   fetch the container images
+  make clean                    remove the environment and caches; scores and work stay
+
+endef
+
+.PHONY: help
+help:
+	$(info $(HELP))
+	@:
+
+# The environment. Its stamps hold the folder they were made in: a kit that was moved, or whose
+# Python has gone, is set up again.
+in-place = $(shell test -x $(PY) && test "`cat .venv/.ready-$(1) 2>/dev/null`" = "`pwd -P`" && echo yes)
+
+ifneq ($(call in-place,base),yes)
+.PHONY: .venv/.ready-base
+endif
+.venv/.ready-base: pyproject.toml graders/constraints.txt
+	@sh graders/setup.sh
+
+ifneq ($(call in-place,test),yes)
+.PHONY: .venv/.ready-test
+endif
+.venv/.ready-test: pyproject.toml graders/constraints.txt
+	@sh graders/setup.sh test
+
+COMMANDS := grade labs hint reset doctor up run tasks queue psql down images
+
+.PHONY: $(COMMANDS)
+$(COMMANDS): .venv/.ready-base
+	@$(CLI) $@
+
+.PHONY: test lint prove bench-grader
+test: .venv/.ready-test
+	@$(PY) -m pytest graders/tests
+
+lint: .venv/.ready-test
+	@$(PY) -m ruff check .
+
+prove: .venv/.ready-test
+	@$(PY) -m graders.harness.prove
+
+bench-grader: .venv/.ready-base
+	@$(PY) -m graders.harness.bench
+
+# Servers that are still up run from the environment, so they go first.
+.PHONY: clean
+clean:
+	@if test -f .worker-labs/servers.json && test -x $(PY); then $(CLI) down; fi
+	@rm -rf .venv .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,107 @@
+"""DATAFLOW.md against what was observed: who spoke to whom, and in which order."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from graders.harness import history as h
+from graders.harness.results import Evidence
+from graders.harness.worker import Worker
+
+# What a participant of the diagram can be called. Freely worded: the first that fits counts.
+PARTIES = {
+    "worker": r"worker|consumer",
+    "PostgreSQL": r"postgres|pg\b|database|\bdb\b|tasks\b|table|queue",
+    "world": r"world|outside|external|work_url|service|mail|smtp",
+    "api": r"\bapi\b|gateway|server",
+    "client": r"client|user|browser|curl",
+}
+_ARROW = re.compile(
+    r"^\s*(?P<a>[^\s:>-][^:>]*?)\s*(?:<<)?-{1,2}(?:>>|>|x|\))[+-]?\s*(?P<b>[^:]+?)\s*:.*$"
+)
+_PARTICIPANT = re.compile(r"^\s*(?:create\s+)?(?:participant|actor)\s+(\S+)(?:\s+as\s+(.+?))?\s*$")
+
+Message = tuple[str, str]
+
+
+def expect_drawn(lab, worker: Worker) -> None:
+    """The diagram's arrows contain, in order, what was observed of the one task."""
+    path = Path(lab.session.submission.copy) / "DATAFLOW.md"
+    drawn = diagram(path.read_text(errors="replace")) if path.is_file() else []
+    if not drawn:
+        raise lab.finding(
+            "diagram-missing",
+            "DATAFLOW.md holds a Mermaid sequenceDiagram with the messages of one task.",
+            "It holds none with an arrow between worker, PostgreSQL and world."
+            if path.is_file() else "There is no file DATAFLOW.md.",
+        )  # fmt: skip
+    seen = observed(lab, worker)
+    missing = first_missing(seen, drawn)
+    if missing is not None:
+        raise lab.finding(
+            "diagram-incomplete",
+            "The diagram's arrows contain, in this order, the messages that were observed.",
+            f"Message {missing + 1}, {_said(seen[missing])}, is not drawn after the ones before it.",
+            Evidence("Observed", tuple(f"{i}. {_said(m)}" for i, m in enumerate(seen, 1))),
+            Evidence("Drawn", tuple(f"{i}. {_said(m)}" for i, m in enumerate(drawn, 1))),
+        )
+
+
+def observed(lab, worker: Worker) -> list[Message]:
+    """The messages of a worker's task, without repetitions: from its claim to its record."""
+    messages: list[Message] = []
+
+    def add(*new: Message) -> None:
+        for message in new:
+            # Several statements in a row are one conversation: there and back.
+            if message not in messages[-2:]:
+                messages.append(message)
+
+    for event in lab.history.events(who=worker.name):
+        step = event.data.get("step")
+        if event.kind == h.CALL_ARRIVED:
+            add(("worker", "world"))
+        elif event.kind == h.CALL_ANSWERED:
+            add(("world", "worker"))
+        elif event.kind == h.STEP_DELIVERED and step.kind == "query":
+            add(("worker", "PostgreSQL"), ("PostgreSQL", "worker"))
+    return messages
+
+
+def diagram(markdown: str) -> list[Message]:
+    """The (from, to) pairs of the first Mermaid sequenceDiagram, between parties that we know."""
+    found = re.search(r"```\s*mermaid\s*\n(.*?)```", markdown, re.S | re.I)
+    if not found or "sequencediagram" not in found[1].lower():
+        return []
+    names: dict[str, str] = {}
+    messages: list[Message] = []
+    for line in found[1].splitlines():
+        line = line.split("%%")[0]
+        if declared := _PARTICIPANT.match(line):
+            names[declared[1]] = declared[2] or declared[1]
+        elif arrow := _ARROW.match(line):
+            ends = [_party(names.get(end.strip(), end.strip())) for end in (arrow["a"], arrow["b"])]
+            if None not in ends:
+                messages.append((ends[0], ends[1]))
+    return messages
+
+
+def first_missing(wanted: list[Message], drawn: list[Message]) -> int | None:
+    """The index of the first wanted message that is not drawn after the ones before; else None."""
+    rest = iter(drawn)
+    for index, message in enumerate(wanted):
+        if message not in rest:
+            return index
+    return None
+
+
+def _party(name: str) -> str | None:
+    for party, pattern in PARTIES.items():
+        if re.search(pattern, name, re.IGNORECASE):
+            return party
+    return None
+
+
+def _said(message: Message) -> str:
+    return f"{message[0]} -> {message[1]}"

@@ -1,0 +1,226 @@
+"""Exercise 3b: the queue. Claiming, two workers at once, and the recovery of stuck tasks."""
+
+from __future__ import annotations
+
+import re
+
+from graders.harness.check import check
+from graders.harness.worker import asks_for_tasks
+from graders.lab03 import dataflow, race
+
+ROOT = "completes_a_pending_task"
+HOUR = 3600
+
+
+@check("3b", points=4, needs=[ROOT])
+def test_shows_its_claim(lab):
+    """While a task is worked on, everybody can see that it is, and by whom.
+
+    The row says “processing”, assigned_worker holds the worker's WORKER_ID, and updated_at is the
+    time of the claim. A claim that is not committed is seen by nobody, neither by a person who
+    looks for a stuck task nor by the recovery.
+    """
+    task = lab.add_task()
+    worker = lab.start_worker()
+    call = lab.world.next_call(task)
+    row = lab.row(task)
+    evidence = (lab.row_evidence(task), worker.statement_evidence())
+    if row["status"] != "processing":
+        raise lab.finding(
+            "claim-not-visible",
+            f"While {worker.name} works on {task}, the row says “processing” to everybody.",
+            f"Seen from another connection it says “{row['status']}”.",
+            *evidence,
+        )
+    if row["assigned_worker"] != worker.name:
+        raise lab.finding(
+            "wrong-worker-name",
+            f"assigned_worker holds the WORKER_ID of the worker, “{worker.name}”.",
+            f"It holds “{row['assigned_worker']}”."
+            if row["assigned_worker"] is not None
+            else "It holds nothing.",
+            *evidence,
+        )
+    if row["updated_at"] == row["created_at"]:
+        raise lab.finding(
+            "claim-time-not-set",
+            "The claim sets updated_at to the time of the claim.",
+            "updated_at is what it was before the claim.",
+            *evidence,
+        )
+    call.finish()
+    lab.expect_status(task, "completed")
+
+
+@check("3b", points=4, needs=[ROOT])
+def test_holds_no_transaction_during_work(lab):
+    """While the work is done, no transaction is open.
+
+    Work can take minutes. An open transaction keeps its locks, and keeps PostgreSQL from cleaning
+    up anything that is younger.
+    """
+    task = lab.add_task()
+    worker = lab.start_worker()
+    call = lab.world.next_call(task)
+    worker.wire.settle(lab.budgets.work)
+    open_ones = [c for c in worker.wire.connections if c.status in ("T", "E")]
+    if open_ones:
+        raise lab.finding(
+            "transaction-open-during-work",
+            f"While {worker.name} works on {task}, none of its connections is in a transaction.",
+            f"{len(open_ones)} of its {len(worker.wire.connections)} connections "
+            f"{'is' if len(open_ones) == 1 else 'are'} in one.",
+            worker.statement_evidence(),
+        )
+    call.finish()
+    lab.expect_status(task, "completed")
+
+
+@check("3b", points=8, needs=[ROOT])
+def test_never_executes_a_task_twice(lab):
+    """Two workers that poll at the same moment never execute the same task.
+
+    Twice an email, twice an invoice. Two workers are led side by side, statement by statement,
+    and then both wait for the same row.
+    """
+    race.in_step(lab)
+    race.for_one_row(lab)
+
+
+@check("3b", points=4, needs=[ROOT])
+def test_never_waits_for_a_lock(lab):
+    """A worker never waits for another worker's lock while another task is free.
+
+    Workers that queue behind one lock do the work of one worker, however many there are.
+    """
+    race.second_worker_while_first_claims(lab)
+
+
+@check("3b", points=2, needs=[ROOT])
+def test_says_skip_locked(lab):
+    """The claim uses FOR UPDATE SKIP LOCKED.
+
+    This is the technique of this exercise. What it is good for is what the other checks look at.
+    """
+    task = lab.add_task()
+    worker = lab.start_worker()
+    call = lab.world.next_call(task)
+    said = [step.words for step in worker.steps() if asks_for_tasks(step)]
+    technique = re.compile(r"\bfor\s+(no\s+key\s+)?update\b.*\bskip\s+locked\b", re.IGNORECASE)
+    if not any(technique.search(words) for words in said):
+        raise lab.finding(
+            "no-skip-locked",
+            "The statements that claim a task say FOR UPDATE SKIP LOCKED.",
+            "None of the statements up to the claim does.",
+            worker.statement_evidence(),
+        )
+    call.finish()
+    lab.expect_status(task, "completed")
+
+
+@check("3b", points=8, needs=[ROOT])
+def test_recovers_the_task_of_a_killed_worker(lab):
+    """The task of a worker that was killed is taken up by another and completed.
+
+    Machines fail in the middle of the work. After WORKER_STUCK_AFTER a task in processing goes
+    back to pending; without that rule it stays in processing for ever.
+    """
+    task = lab.add_task()
+    first = lab.start_worker(stuck_after=0.5)
+    lab.world.next_call(task, first)
+    first.kill()
+    second = lab.start_worker(stuck_after=0.5)
+    call = lab.world.wait_call(task, second, lab.budgets.work)
+    if call is None:
+        expected = (
+            f"{second.name} takes up {task}, which {first.name} had left behind, once "
+            "WORKER_STUCK_AFTER (0.5 s) is over."
+        )
+        second.fail_if_ended(expected)
+        raise lab.finding(
+            "task-not-recovered",
+            expected,
+            f"{lab.budgets.work:.0f} s later it had not.",
+            lab.row_evidence(task),
+            second.statement_evidence(),
+            second.log_evidence(),
+        )
+    call.finish()
+    lab.expect_status(task, "completed")
+
+
+@check("3b", points=3, needs=[ROOT])
+def test_leaves_the_task_of_a_living_worker(lab):
+    """Within WORKER_STUCK_AFTER, the task of a living worker is left alone.
+
+    What counts is the time since the claim, an hour here. The task itself was created two hours
+    ago: how old a task is does not say how long it has been worked on.
+    """
+    task = lab.add_task()
+    first = lab.start_worker(stuck_after=HOUR)
+    call = lab.world.next_call(task, first)
+    second = lab.start_worker(stuck_after=HOUR)
+    second.expect_polls(2)
+    sentinel = lab.add_task()
+    taken = lab.world.next_call(worker=second)
+    row = lab.row(task)
+    if taken.task_id == task.id or row["assigned_worker"] != first.name:
+        raise lab.finding(
+            "living-task-taken",
+            f"{second.name} leaves {task} to {first.name}, which has been working on it for less "
+            "than WORKER_STUCK_AFTER (an hour).",
+            f"{second.name} took it." if taken.task_id == task.id
+            else "The claim is gone from the row.",
+            lab.row_evidence(task),
+            second.statement_evidence(),
+        )  # fmt: skip
+    taken.finish()
+    lab.expect_status(sentinel, "completed")
+    call.finish()
+    lab.expect_status(task, "completed")
+
+
+@check("3b", points=4, needs=["never_executes_a_task_twice"])
+def test_shares_the_work(lab):
+    """Two workers share ten tasks; each task is executed once, and each worker has a share.
+
+    This is what a second worker is started for.
+    """
+    tasks = [lab.add_task() for _ in range(10)]
+    workers = [lab.start_worker(ready=False) for _ in range(2)]
+    # Each worker's first call is held until both have called: so both have a share for certain.
+    held = []
+    for worker in workers:
+        call = lab.world.wait_call(None, worker, lab.budgets.boot)
+        if call is None:
+            expected = f"{worker.name} takes a task of its own while ten are waiting."
+            worker.fail_if_ended(expected)
+            raise lab.finding(
+                "one-worker-idle",
+                expected,
+                f"It took none in {lab.budgets.boot:.0f} s, while the other had one in hand.",
+                lab.row_evidence(*tasks[:3]),
+                worker.statement_evidence(),
+                worker.log_evidence(),
+            )
+        held.append(call)
+    for call in held:
+        call.finish()
+    lab.world.answer_all()
+    for task in tasks:
+        lab.expect_status(task, "completed")
+    race.expect_each_once(lab, tasks)
+
+
+@check("3b", points=3, needs=[ROOT])
+def test_draws_the_data_flow(lab):
+    """DATAFLOW.md draws the messages of one task as they were observed.
+
+    Whoever can draw from memory who speaks to whom, and in which order, has understood the queue.
+    """
+    task = lab.add_task()
+    worker = lab.start_worker()
+    lab.world.next_call(task).finish()
+    lab.expect_status(task, "completed")
+    worker.wire.settle(lab.budgets.work)
+    dataflow.expect_drawn(lab, worker)
