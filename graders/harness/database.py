@@ -28,6 +28,8 @@ CHANNEL = "worker_labs_audit"
 _ECHO_CHANNEL = "worker_labs_echo"
 PREFIX = "worker_labs_"  # of every database and role that is made here
 
+_LOCK = 20307  # of all advisory locks, those of our runs
+
 AHEAD = 4  # databases that are kept ready; one takes 15 to 60 ms, in the background
 # A worker that opens connections without end must not take them from the checks beside it.
 CONNECTION_LIMIT = 60
@@ -160,7 +162,8 @@ class DatabaseFactory:
     def _make_template(self, schema_sql: str) -> None:
         if not self.server.disposable:
             # Held as long as this run lives: so a later run knows what a dead one has left.
-            self._admin.execute("SELECT pg_advisory_lock(hashtext(%s))", (PREFIX + self.run,))
+            self._admin.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCK, self.run))
+            drop_dead_runs(self._admin)
         worker = sql.Identifier(self.worker_user)
         self._admin.execute(
             sql.SQL("CREATE ROLE {} LOGIN NOINHERIT PASSWORD {}").format(
@@ -279,7 +282,8 @@ def drop_run(admin: psycopg.Connection[Any], run: str) -> None:
 def drop_dead_runs(admin: psycopg.Connection[Any]) -> list[str]:
     """Drop what runs that were killed have left on a server that lives on; returns their ids.
 
-    A living run holds a lock under its name, from the same database as `admin`.
+    A living run holds a lock under its name. pg_locks shows it, whichever database it was taken
+    from; trying to take it would not.
     """
     rows = admin.execute(
         "SELECT DISTINCT substring(name FROM %s) FROM (SELECT datname AS name FROM pg_database"
@@ -288,13 +292,17 @@ def drop_dead_runs(admin: psycopg.Connection[Any]) -> list[str]:
     ).fetchall()
     dropped = []
     for (run,) in rows:
-        key = PREFIX + run
-        if not _one(admin, "SELECT pg_try_advisory_lock(hashtext(%s))", key):
+        alive = _one(
+            admin,
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            " AND objid = (hashtext(%s)::bigint & 4294967295)::oid)",
+            _LOCK, run,
+        )
+        if alive:
             continue
         with contextlib.suppress(psycopg.Error):  # made by another role: not ours to drop
             drop_run(admin, run)
             dropped.append(run)
-        admin.execute("SELECT pg_advisory_unlock(hashtext(%s))", (key,))
     return dropped
 
 

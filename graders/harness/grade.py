@@ -24,6 +24,7 @@ class MakeGrade:
         self.progress = progress
         self.result: LabResult | None = None
         self.trouble = ""
+        self._told: set[str] = set()
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -32,10 +33,16 @@ class MakeGrade:
 
     def show(self, session: object) -> None:
         """Called from the checks' threads whenever one begins or ends."""
-        if self.progress is not None:
-            done = list(session.results.values())
-            failed = sum(r.verdict == results.FAILED for r in done)
-            self.progress.update(len(done), failed, list(session.running))
+        if self.progress is None:
+            return
+        done = list(session.results.values())
+        for result in done:
+            if result.name not in self._told:
+                self._told.add(result.name)
+                self.progress.finished(result)
+        self.progress.total = len(session.checks)
+        failed = sum(result.verdict == results.FAILED for result in done)
+        self.progress.update(len(done), failed, list(session.running))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
@@ -97,11 +104,11 @@ def main(env: Mapping[str, str] | None = None) -> int:
         return results.EXIT_COULD_NOT_GRADE
     if chosen.runs > 1:
         return _many(lab, chosen)
-    total = 0  # known once pytest has collected; the progress line shows what is done until then
-    result = grade_once(lab, chosen, Progress(sys.stdout, total))
+    color = terminal.color_wanted(sys.stdout)
+    progress = Progress(sys.stdout, verbose=chosen.verbose, color=color)
+    result = grade_once(lab, chosen, progress)
     if isinstance(result, int):
         return result
-    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     terminal.write(result, sys.stdout, color=color, verbose=chosen.verbose)
     return result.exit_status
 

@@ -335,7 +335,7 @@ class _Exit:
 
 
 def signal_name(number: int) -> str:
-    """"SIGTERM" for 15; real-time signals have no names of their own."""
+    """Its name, SIGTERM for 15; real-time signals have no names of their own."""
     try:
         return signals.Signals(number).name
     except ValueError:

@@ -299,12 +299,14 @@ def remove_folder(path: str) -> None:
 
 
 class Kill:
-    """Ends every process of a marker (None: of all of them), until none is left."""
+    """Ends every process of a marker (None: of all but those of `spared`), until none is left."""
 
-    def __init__(self, marker: str | None, request: int | None, spare: frozenset[int] = frozenset()):
+    def __init__(
+        self, marker: str | None, request: int | None = None, spared: frozenset[str] = frozenset()
+    ) -> None:
         self.marker = marker
         self.request = request
-        self.spare = spare
+        self.spared = spared
         self.again_at = 0.0
 
     def go(self, table: Any) -> bool:
@@ -317,7 +319,8 @@ class Kill:
         groups: set[int] = set()
         own = os.getpgrp()
         for _ in range(100):
-            new = table.living(self.marker).keys() - stopped - self.spare
+            living = table.living(self.marker)
+            new = {p for p, (owner, _) in living.items() if owner not in self.spared} - stopped
             if not new:
                 break
             for pid in new:
@@ -593,7 +596,7 @@ class Program:
         return True
 
     def reap(self) -> None:
-        """Take note of everybody who has ended."""
+        """Take note of everybody who has ended; who is being killed is looked at again then."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -602,6 +605,8 @@ class Program:
             if pid == 0:
                 return
             self.table.forget(pid)
+            for kill in self.kills:
+                kill.again_at = 0.0
             if self.children.pop(pid, None) is not None:
                 code = os.waitstatus_to_exitcode(status)
                 self.tell(event="exit", pid=pid, code=code)
@@ -628,7 +633,7 @@ class Program:
                 if limit and (amount > limit or (cap == "disk" and amount >= limit)):
                     del self.watches[marker]
                     self.tell(event="cap", marker=marker, cap=cap, amount=amount, limit=limit)
-                    self.kills.append(Kill(marker, None))
+                    self.kills.append(Kill(marker))
                     break
 
     def disk_use(self, watch: Watch) -> int:
@@ -662,24 +667,26 @@ class Program:
             self.signal(pid, signal.SIGQUIT, False)
             self.signal(pid, signal.SIGCONT, False)
         markers = {self.children[pid].marker for pid in servers}
-        self.clear(lambda marker: marker not in markers, deadline)
+        self.clear(frozenset(markers), deadline)
         patience = time.monotonic() + SERVERS_TIME
         while servers & self.children.keys() and time.monotonic() < patience:
             time.sleep(KILL_EVERY)
             self.reap()
-        self.clear(lambda _: True, deadline)
+        self.clear(frozenset(), deadline)
         for label in self.containers:
             remove_containers(label)
         for path in self.folders:
             with contextlib.suppress(Exception):
                 remove_folder(path)
+        with contextlib.suppress(OSError):
+            self.control.settimeout(1.0)
+            self.control.sendall(self.outgoing)
 
-    def clear(self, chosen: Any, deadline: float) -> None:
-        """Kill everybody whose marker is chosen, until none is left or the time is over."""
+    def clear(self, spared: frozenset[str], deadline: float) -> None:
+        """Kill everybody whose marker is not spared, until none is left or the time is over."""
+        kill = Kill(None, spared=spared)
         while time.monotonic() < deadline:
-            living = self.table.living()
-            spare = frozenset(p for p, (marker, _) in living.items() if not chosen(marker))
-            none_left = Kill(None, None, spare).go(self.table)
+            none_left = kill.go(self.table)
             self.reap()
             if none_left:
                 return
@@ -734,9 +741,7 @@ def remove_containers(label: str) -> None:
         )
         names = listed.stdout.decode().split()
         if names:
-            subprocess.run(
-                [docker, "rm", "-f", "-v", *names], stdout=subprocess.DEVNULL, **quiet
-            )
+            subprocess.run([docker, "rm", "-f", "-v", *names], stdout=subprocess.DEVNULL, **quiet)
 
 
 def kill_everything_marked(prefix: str) -> None:
@@ -764,7 +769,8 @@ def main(arguments: list[str]) -> None:
     """`keeper_program.py FD [portable]`."""
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
-    program = Program(control, portable=not LINUX or "portable" in arguments[1:])
+    portable = "portable" in arguments[1:] or not os.path.exists("/proc/self/stat")
+    program = Program(control, portable)
     try:
         program.run()
     except BaseException:

@@ -13,7 +13,7 @@ import pytest
 
 from graders.harness import results
 from graders.harness.check import Check, with_needs
-from graders.harness.settings import SettingError
+from graders.harness.settings import ROOT, SettingError
 
 SESSION = pytest.StashKey()
 GRADE = pytest.StashKey()  # set by `make grade`: how to show progress; absent under plain pytest
@@ -101,7 +101,11 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     except SettingError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SESSION] = GradingSession(
-        lab_name, checks, options, on_progress=config.stash.get(GRADE, None)
+        lab_name,
+        checks,
+        options,
+        on_progress=config.stash.get(GRADE, None),
+        write_to=ROOT / "reports" / lab_name,
     )
     config.stash[SESSION].start()
 

@@ -72,6 +72,7 @@ class GradingSession:
         checks: Mapping[str, Check],
         options: Options,
         on_progress: Callable[[GradingSession], None] | None = None,
+        write_to: Path | None = None,
     ) -> None:
         self.lab_name = lab_name
         self.info = settings.lab(lab_name)
@@ -80,12 +81,13 @@ class GradingSession:
         self.results: dict[str, CheckResult] = {}
         self.running: dict[str, float] = {}
         self.lab_result: LabResult | None = None
-        self.report_path: Path | None = None
+        self.report_path = write_to / "results.json" if write_to is not None else None
         self.stopping = False
         self.interrupted = False
         self.budgets = Budgets()
         self.notes: list[str] = []
         self.processes_started = 0
+        self.servers_seconds = 0.0
         self._on_progress = on_progress or (lambda _: None)
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
@@ -140,9 +142,11 @@ class GradingSession:
         self.budgets = Budgets().scaled(self.options.patience, speed.result())
 
     def _start_servers(self) -> None:
+        began = time.monotonic()
         self.services = servers.start(
             set(self.info.services), self.options.services, self.keeper, self.run_dir
         )
+        self.servers_seconds = time.monotonic() - began
         self.notes.extend(self.services.notes)
         schema = (settings.ROOT / "labs" / self.lab_name / "schema.sql").read_text()
         self.databases = DatabaseFactory(self.services.postgres, schema, f"{os.getpid()}")
@@ -355,9 +359,8 @@ class GradingSession:
                 "time_factor": round(self.budgets.factor, 2),
             },
         )
-        folder = settings.ROOT / "reports" / self.lab_name
-        self.report_path = folder / "results.json"
-        json_report.write(self.lab_result, self.report_path)
+        if self.report_path is not None:
+            json_report.write(self.lab_result, self.report_path)
 
 
 def _result(check: Check, verdict: str, **more: object) -> CheckResult:

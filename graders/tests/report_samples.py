@@ -277,7 +277,7 @@ def failing() -> LabResult:
             },
             "claims_nothing_after_sigterm": {
                 "verdict": NOT_CHECKED,
-                "reason": "finishes_the_task_on_sigterm comes first, and it failed.",
+                "reason": "Mend “finishes_the_task_on_sigterm” first.",
             },
             "never_executes_a_task_twice": {
                 "verdict": FAILED,
@@ -302,7 +302,7 @@ def failing() -> LabResult:
             },
             "never_waits_for_a_lock": {
                 "verdict": NOT_CHECKED,
-                "reason": "never_executes_a_task_twice comes first, and it failed.",
+                "reason": "Mend “never_executes_a_task_twice” first.",
             },
         },
         notes=("Using embedded servers: no Docker engine answers.",),
@@ -315,7 +315,7 @@ def starter() -> LabResult:
     """The first check failed, all others wait for it."""
     waits = {
         name: {"verdict": NOT_CHECKED,
-               "reason": "completes_a_pending_task comes first, and it failed."}
+               "reason": "Mend “completes_a_pending_task” first."}
         for _, name, *_ in CHECKS[1:]
     }
     tale = Tale()

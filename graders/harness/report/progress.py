@@ -18,10 +18,11 @@ _MARKS = {"passed": "pass", "failed": "FAIL", "not-checked": " -- ", "could-not-
 class Progress:
     """One line of progress. On a terminal it is rewritten in place; in a pipe there is none.
 
-    With verbose, a pipe gets one line for each finished check instead. Safe from any thread.
+    total: how many checks there are; 0 while that is not known, and it may be set later.
+    With verbose, `finished` adds one line for each check, in a pipe too. Safe from any thread.
     """
 
-    def __init__(self, out: TextIO, total: int, *, verbose: bool = False, color: bool = False
+    def __init__(self, out: TextIO, total: int = 0, *, verbose: bool = False, color: bool = False
                  ) -> None:
         self.out = out
         self.total = total
@@ -38,7 +39,10 @@ class Progress:
         if not self.live:
             return
         names = ", ".join(clean(name) for name in current_names)
-        line = f"{_bar(done, self.total)} {done} of {self.total} checks"
+        if self.total > 0:
+            line = f"{_bar(done, self.total)} {done} of {self.total} checks done"
+        else:
+            line = f"{done} check{'' if done == 1 else 's'} done"
         if failed:
             line += f", {failed} failed"
         if names:
@@ -87,5 +91,5 @@ class Progress:
 
 
 def _bar(done: int, total: int, width: int = 20) -> str:
-    full = width if total <= 0 else min(width, done * width // total)
+    full = min(width, done * width // total)
     return "[" + "#" * full + "." * (width - full) + "]"

@@ -10,7 +10,9 @@ from graders.harness.report.text import Line, clean, cut, emit, pad, wrap
 from graders.harness.results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED, LabResult
 
 
-def write(results: Sequence[LabResult], out: TextIO, *, color: bool, width: int = 100) -> None:
+def write(
+    results: Sequence[LabResult], out: TextIO, *, color: bool = False, width: int = 100
+) -> None:
     """Write the table of these runs of one lab. Nothing for no runs."""
     if results:
         emit(table(results, width), out, color=color)

@@ -1,7 +1,8 @@
 """SQL made short enough for a timeline, without hiding what matters about a queue.
 
 Kept: the verb, the table, the change of `status`, the conditions, FOR UPDATE, SKIP LOCKED. Left out
-as an ellipsis: lists of columns and the other assignments. Task ids become their labels.
+as an ellipsis: lists of columns, the other assignments, and in long statements more. Task ids
+become their labels.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-LONG = 140  # characters, above which ordering, limit and the returned columns go too
+LONG = 180  # characters, above which RETURNING, LIMIT and ORDER BY go too, one after the other
 
 _TOKEN = re.compile(
     r"""
@@ -32,6 +33,8 @@ _END_OF_SELECT_LIST = {"FROM", "INTO", "WHERE", "FOR", "UNION", "LIMIT", "ORDER"
 _END_OF_SET = {"FROM", "WHERE", "RETURNING"}
 _END_OF_ORDER = {"LIMIT", "OFFSET", "FOR", "FETCH", "RETURNING", "UNION"}
 _END_OF_LIMIT = {"FOR", "RETURNING", "OFFSET", "UNION"}
+_DISPENSABLE: tuple[tuple[tuple[str, ...], set[str]], ...] = (
+    (("RETURNING",), set()), (("LIMIT",), _END_OF_LIMIT), (("ORDER", "BY"), _END_OF_ORDER))
 
 
 def with_labels(text: str, labels: Mapping[str, str]) -> str:
@@ -51,7 +54,8 @@ def value(param: str | None, labels: Mapping[str, str]) -> str:
         return param if len(param) <= 20 else param[:19] + "…"
     if _UUID.fullmatch(param):
         return f"'{param[:8]}…'"
-    return f"'{param}'" if len(param) <= 28 else f"'{param[:27]}…'"
+    shown = param if len(param) <= 28 else param[:27] + "…"
+    return "'" + shown.replace("'", "''") + "'"
 
 
 def shorten(
@@ -62,10 +66,10 @@ def shorten(
     tokens = _tokens(sql, params, labels)
     tokens = _drop_lists(tokens)
     text = _join(tokens)
-    if len(text) > LONG:
-        tokens = _drop_clause(tokens, ("ORDER", "BY"), _END_OF_ORDER)
-        tokens = _drop_clause(tokens, ("LIMIT",), _END_OF_LIMIT)
-        tokens = _drop_clause(tokens, ("RETURNING",), set())
+    for begin, ends in _DISPENSABLE:
+        if len(text) <= LONG:
+            break
+        tokens = _drop_clause(tokens, begin, ends)
         text = _join(tokens)
     return text
 
@@ -82,10 +86,9 @@ def _tokens(sql: str, params: Sequence[str | None], labels: Mapping[str, str]) -
             i = int(token[1:]) - 1
             token = value(params[i], labels) if i < len(params) else token
         elif kind == "string" and token.startswith("'"):
-            token = value(token[1:-1].replace("''", "'"), labels) if len(token) > 2 else token
+            shown = value(token[1:-1].replace("''", "'"), labels)
             # a number in quotes stays in quotes: that is what was sent
-            if match[0] == f"'{token}'" and token not in labels.values():
-                token = match[0]
+            token = token if token == f"'{shown}'" else shown
         found.append(token)
     while found and found[-1] == ";":
         found.pop()
@@ -133,12 +136,12 @@ def _drop_lists(tokens: list[str]) -> list[str]:
         if word == "SELECT":
             end = _clause_end(tokens, i, _END_OF_SELECT_LIST)
             columns = tokens[i:end]
-            out += columns if len(columns) <= 3 and len(_join(columns)) <= 16 else ["…"]
+            out += columns if "," not in columns and len(_join(columns)) <= 24 else ["…"]
             i = end
         elif word == "RETURNING":
             end = _clause_end(tokens, i, set())
             columns = tokens[i:end]
-            out += columns if len(columns) <= 1 else ["…"]
+            out += columns if "," not in columns and len(_join(columns)) <= 24 else ["…"]
             i = end
         elif word == "SET" and any(t.upper() == "UPDATE" for t in out):
             end = _clause_end(tokens, i, _END_OF_SET)
@@ -179,6 +182,9 @@ def _drop_clause(tokens: list[str], begin: tuple[str, ...], ends: set[str]) -> l
     while i < len(tokens):
         if tuple(t.upper() for t in tokens[i : i + len(begin)]) == begin:
             i = _clause_end(tokens, i + len(begin), ends)
+            # never silently: a clause that is not shown must not look forgotten
+            if out[-1:] != ["…"]:
+                out.append("…")
             continue
         out.append(tokens[i])
         i += 1

@@ -33,6 +33,7 @@ STYLES = {PASSED: "good", FAILED: "bad", NOT_CHECKED: "dim", COULD_NOT_GRADE: "f
 EVIDENCE_LINES = 16  # of one piece of evidence, unless verbose; the end is what matters most
 EVIDENCE_HEAD = 4
 STEPS_SHOWN = 12
+SENTENCE_LINES = 8  # of what was expected, and of what was seen
 
 
 def color_wanted(out: TextIO, env: Mapping[str, str] = os.environ) -> bool:
@@ -51,13 +52,26 @@ def write(
     emit(report(result, width=max(60, width), verbose=verbose), out, color=color)
 
 
+def check_lines(
+    check: CheckResult, lab: str, *, width: int = 100, verbose: bool = False
+) -> list[str]:
+    """One check that did not pass, in plain lines: for pytest's own report."""
+    if check.verdict == FAILED:
+        lines = _details(check, lab, width, verbose)
+    elif check.verdict == COULD_NOT_GRADE:
+        lines = _fault_lines([check], width)
+    else:
+        lines = _plain(check.reason, width)
+    return ["".join(text for _, text in line).rstrip() for line in lines]
+
+
 def report(result: LabResult, *, width: int = 100, verbose: bool = False) -> Iterator[Line]:
     """The lines of the report, in styled parts."""
     yield from _heading(result, width)
     yield from _list(result, width, verbose)
     for check in result.checks:
         if check.verdict == FAILED:
-            yield from _failure(result, check, width, verbose)
+            yield from _failure(check, result.lab, width, verbose)
     faults = [check for check in result.checks if check.verdict == COULD_NOT_GRADE]
     if faults:
         yield from _faults(faults, width)
@@ -74,7 +88,7 @@ def _heading(result: LabResult, width: int) -> Iterator[Line]:
     servers = ", ".join(f"{_server_name(k)} {v}" for k, v in result.services.items())
     facts = [f"graded: {result.submission}", servers, f"{result.seconds:.1f} s"]
     yield from _plain("  ·  ".join(f for f in facts if f), width, style="dim")
-    for note in result.notes:
+    for note in filter(str.strip, result.notes):
         yield from _plain(note, width, style="dim")
 
 
@@ -127,23 +141,27 @@ def _why_not(checks: tuple[CheckResult, ...], width: int) -> Iterator[Line]:
     reasons: dict[str, int] = {}
     for check in checks:
         if check.verdict == NOT_CHECKED:
-            reason = check.reason or "a check that it needs has failed"
+            reason = check.reason or "A check that comes first has failed."
             reasons[reason] = reasons.get(reason, 0) + 1
     if reasons:
         yield [("", "")]
     for reason, times in reasons.items():
         many = "1 check was" if times == 1 else f"{times} checks were"
-        yield from _hanging("   --   ", f"{many} not run: {reason}", width, style="dim")
+        yield from _hanging("   --   ", f"{many} not run. {reason}", width, style="dim")
 
 
 # --- one failed check -----------------------------------------------------------------------------
 
 
-def _failure(result: LabResult, check: CheckResult, width: int, verbose: bool) -> Iterator[Line]:
-    score = f"{check.earned} of {check.points} points"
-    name = pad(clean(f"{check.exercise}  {check.name}"), width - 6 - len(score))
+def _failure(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterator[Line]:
     yield [("", "")]
     yield [("dim", "─" * width)]
+    yield from _details(check, lab, width, verbose)
+
+
+def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterator[Line]:
+    score = f"{check.earned} of {check.points} points"
+    name = pad(clean(f"{check.exercise}  {check.name}"), width - 6 - len(score))
     yield [("bad", "FAIL  "), ("bold", name), ("bad", score)]
     yield from _hanging("      ", check.title, width)
     for paragraph in unfold(check.why).split("\n"):
@@ -157,8 +175,10 @@ def _failure(result: LabResult, check: CheckResult, width: int, verbose: bool) -
     finding = check.finding
     if finding is not None:
         yield [("", "")]
-        yield from _hanging("Expected  ", finding.expected, width, label="good")
-        yield from _hanging("Seen      ", finding.seen, width, label="bad", style="bold")
+        most = None if verbose else SENTENCE_LINES
+        yield from _hanging("Expected  ", finding.expected, width, label="good", most=most)
+        yield from _hanging("Seen      ", finding.seen, width, label="bad", style="bold",
+                            most=most)
         yield from _hanging("Finding   ", finding.code, width, label="dim", style="dim")
         for evidence in finding.evidence:
             yield from _section(evidence.title)
@@ -172,7 +192,7 @@ def _failure(result: LabResult, check: CheckResult, width: int, verbose: bool) -
         yield from timeline.lines(check.timeline, width, None if verbose else timeline.SHOWN_ROWS)
 
     yield [("", "")]
-    yield [("", "Hint      "), ("bold", _make("hint", result, check))]
+    yield [("", "Hint      "), ("bold", _make("hint", lab, check))]
 
 
 def _steps(steps: tuple[str, ...], width: int, verbose: bool) -> Iterator[Line]:
@@ -208,13 +228,21 @@ def _evidence(evidence: Evidence, width: int, verbose: bool) -> Iterator[Line]:
 def _faults(faults: list[CheckResult], width: int) -> Iterator[Line]:
     yield [("", "")]
     yield [("dim", "─" * width)]
+    yield from _fault_lines(faults, width)
+
+
+def _fault_lines(faults: list[CheckResult], width: int) -> Iterator[Line]:
     yield [("fault", "????  "), ("bold", "Could not grade")]
     yield from _plain("This is a fault of the kit or of this machine, not of your worker. It costs "
                       "no points.", width, indent=6)
+    reasons: dict[str, list[str]] = {}
     for check in faults:
+        reasons.setdefault(check.reason, []).append(check.name)
+    for reason, names in reasons.items():
         yield [("", "")]
-        yield [("", "  "), ("bold", cut(clean(check.name), width - 2))]
-        yield from _plain(check.reason or "No reason was recorded.", width, indent=6)
+        yield from _plain(reason or "No reason was recorded.", width, indent=6)
+        # a server that goes away takes many checks with it
+        yield from _hanging("      in: ", ", ".join(names), width, style="bold")
 
 
 # --- the end --------------------------------------------------------------------------------------
@@ -223,7 +251,7 @@ def _faults(faults: list[CheckResult], width: int) -> Iterator[Line]:
 def _ending(result: LabResult, width: int) -> Iterator[Line]:
     if result.unanswered:
         yield [("bold", "Questions without an answer in ANSWERS.md"), ("dim", "  (no points)")]
-        for question in result.unanswered:
+        for question in filter(str.strip, result.unanswered):
             yield from _hanging("  - ", question, width)
         yield [("", "")]
     yield from _score(result, width)
@@ -262,8 +290,9 @@ def _next(result: LabResult, width: int) -> Iterator[Line]:
                 f"The {waiting} checks that were not run wait")
             text += f" {wait} for it."
         yield from _hanging("Next      ", text, width, label="bold")
-        commands = ((_make("hint", result, first), "a hint"),
-                    (_make("grade", result, first), "this check and what it needs"))
+        again = _make("grade", result.lab, first, result.submission)
+        commands = ((_make("hint", result.lab, first), "a hint"),
+                    (again, "this check and what it needs"))
         longest = max(width_of(command) for command, _ in commands)
         for command, what in commands:
             if 14 + longest + 3 + width_of(what) <= width:
@@ -281,13 +310,12 @@ def _next(result: LabResult, width: int) -> Iterator[Line]:
                             label="bold")
 
 
-def _make(target: str, result: LabResult, check: CheckResult) -> str:
-    lab = result.lab.removeprefix("lab")
-    command = f"make {target} LAB={lab} CHECK={check.name}"
-    usual = f"starter/{result.lab}"
-    if target == "grade" and result.submission.rstrip("/") not in (usual, f"./{usual}"):
+def _make(target: str, lab: str, check: CheckResult, submission: str = "") -> str:
+    command = f"make {target} LAB={lab.removeprefix('lab')} CHECK={check.name}"
+    usual = ("", f"starter/{lab}", f"./starter/{lab}")
+    if submission.rstrip("/") not in usual:
         # make takes $$ for a dollar sign
-        command += f" SRC={shlex.quote(result.submission)}".replace("$", "$$")
+        command += f" SRC={shlex.quote(submission)}".replace("$", "$$")
     return clean(command)
 
 
@@ -304,9 +332,9 @@ def _plain(text: str, width: int, *, indent: int = 0, style: str = "") -> Iterat
         yield [("", " " * indent), (style, line)]
 
 
-def _hanging(label_text: str, text: str, width: int, *, label: str = "", style: str = ""
-             ) -> Iterator[Line]:
+def _hanging(label_text: str, text: str, width: int, *, label: str = "", style: str = "",
+             most: int | None = None) -> Iterator[Line]:
     """Text after a label, its further lines indented below its first."""
     indent = width_of(label_text)
-    for i, line in enumerate(wrap(text, width - indent)):
+    for i, line in enumerate(wrap(text, width - indent, most)):
         yield [(label, label_text if i == 0 else " " * indent), (style, line)]

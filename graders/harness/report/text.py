@@ -26,6 +26,7 @@ ANSI = {
 # For a terminal that is not Unicode: one column for one column, so no width changes.
 _ASCII = str.maketrans("…→←─│├┤┼●○▶◀×·“”’", '~><-||||*o><x."\"\'')
 
+MOST_MARKS = 4  # combining marks on one letter; more would be drawn over the lines around it
 _JOINERS = "\u200c\u200d"
 
 
@@ -37,16 +38,22 @@ def clean(text: str, *, newlines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     out = []
-    for char in text:
+    marks = 0
+    for char in text.replace("\r\n", "\n") if newlines else text:
+        marks = marks + 1 if unicodedata.category(char) in ("Mn", "Me") else 0
         if char == "\n" and newlines:
             out.append(char)
         elif char == "\t":
             out.append("    ")
-        elif unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS:
+        elif _acts(char) or marks > MOST_MARKS:
             out.append(char.encode("unicode_escape", "surrogatepass").decode("ascii"))
         else:
             out.append(char)
     return "".join(out)
+
+
+def _acts(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in _JOINERS
 
 
 def width_of(text: str) -> int:

@@ -23,13 +23,14 @@ BROKE = "broke"
 
 MOST_ROWS = 1000  # of a timeline that is kept; a flood of log lines is no use to anybody
 SHOWN_ROWS = 26  # of a timeline that is drawn, unless more are asked for
-MOST_LINES = 3  # of one row's text
+MOST_LINES = 4  # of one row's text
 LONGEST_PERIOD = 6  # rows of a repeated poll
 
 SERVERS = {"postgres": "PostgreSQL", "redis": "Redis"}
 WORLD = "world"
 GRADER = "grader"
 LOG = "log: "
+PREPARE = "prepare"  # a statement is only parsed: no news, unless something went wrong
 
 _TAG = re.compile(r"(?:SELECT|UPDATE|DELETE|MERGE|FETCH|MOVE|COPY|INSERT \d+) (\d+)$")
 
@@ -70,11 +71,15 @@ def rows(
     """The rows of these events, oldest first.
 
     broke: the event (or its number) at which the finding was made; its row, or the last one before
-        it if it has none of its own, is marked "broke".
+        it if it has none of its own, is marked "broke". Without it, a NOTE with broke=True says
+        where: at that note, or at the event that it names as `event`.
     most: how many rows are kept; beyond it the middle is left out and a row says so.
     """
     seen = list(events)
     drafts = _Teller(seen).tell()
+    if broke is None:
+        note = next((e for e in seen if e.kind == h.NOTE and e.data.get("broke")), None)
+        broke = note.data.get("event", note) if note else None
     if broke is not None and drafts:
         _mark(drafts, broke.n if isinstance(broke, Event) else broke, seen)
     drafts = _fold_logs(drafts)
@@ -115,8 +120,12 @@ class _Teller:
         self.times_called: dict[str, int] = {}
         servers = set()
         for event in events:
+            if event.data.get("server") in SERVERS:
+                servers.add(event.data["server"])
+                self.server_of[event.who, event.data.get("connection")] = event.data["server"]
             if event.kind == h.TASK_ADDED and event.data.get("label"):
-                self.labels[str(event.data.get("id", "")).lower()] = str(event.data["label"])
+                task = event.data.get("id") or event.data.get("task")
+                self.labels[str(task).lower()] = str(event.data["label"])
             if event.who in SERVERS:
                 servers.add(event.who)
             step = event.data.get("step")
@@ -126,7 +135,7 @@ class _Teller:
             if step.kind == "connect":
                 self.connecting.add(where)
             server = _server_of(step)
-            if server:
+            if server in SERVERS:
                 servers.add(server)
                 self.server_of.setdefault(where, server)
         # a connection on which nothing was said goes to the one server there is
@@ -153,7 +162,7 @@ class _Teller:
             tellers.get(event.kind, self.other)(event)
         for draft in self.drafts:
             self.close_open(draft)
-        return self.drafts
+        return [d for d in self.drafts if d.kind != PREPARE or d.after]
 
     def add(self, event: Event, text: str, *, lane: str | None = None, to: str | None = None,
             solid: bool = True, step: Any = None) -> _Draft:
@@ -175,17 +184,20 @@ class _Teller:
     # -- processes and tasks
 
     def task_added(self, event: Event) -> None:
-        label = str(event.data.get("label") or self.label(event.data.get("id", "a task")))
+        task = event.data.get("id") or event.data.get("task", "a task")
+        label = str(event.data.get("label") or self.label(task))
         last = self.drafts[-1] if self.drafts else None
         if last and last.kind == h.TASK_ADDED and last.lane == event.who:
             last.labels.append(label)
             first, end = last.labels[0], last.labels[-1]
-            last.text = f"{first} to {end} are added ({len(last.labels)} tasks)"
+            last.text = f"adds {first} to {end} ({len(last.labels)} tasks)"
             return
         row = event.data.get("row")
         title = row.get("title") if isinstance(row, Mapping) else None
-        named = f': "{cut(str(title), 40)}"' if title else ""
-        draft = self.add(event, f"{label} is added{named}")
+        if title:
+            draft = self.add(event, f"adds {label} “{cut(str(title), 40)}”")
+        else:
+            draft = self.add(event, event.text or f"adds {label}")
         draft.labels.append(label)
 
     def started(self, event: Event) -> None:
@@ -215,6 +227,11 @@ class _Teller:
         self.add(event, LOG + self.words(line), solid=False)
 
     def other(self, event: Event) -> None:
+        if event.kind == h.NOTE and event.data.get("broke"):
+            if event.data.get("event") is None:
+                code = event.data.get("code")
+                self.add(event, f"found: {code}" if code else event.text, lane=GRADER)
+            return
         self.add(event, self.words(event.text))
 
     # -- steps
@@ -240,6 +257,9 @@ class _Teller:
                      step=step)
             return
         said = "connects" if step.kind == "connect" else self.said(step)
+        if step.kind == "prepare":
+            self.add(event, f"prepares {said}", to=server, solid=False, step=step).kind = PREPARE
+            return
         begin = self.last_solid()
         if (begin and begin.step is not None and begin.kind == "begin" and begin.step is not step
                 and begin.lane == event.who and begin.step.connection == step.connection
@@ -253,7 +273,7 @@ class _Teller:
 
     def said(self, step: Any) -> str:
         statements = getattr(step, "statements", None)
-        if step.kind == "query" and statements:
+        if step.kind in ("query", "prepare") and statements:
             return "; ".join(shorten(s.sql, s.params or (), self.labels) for s in statements)
         return self.words(step.words)
 
@@ -264,6 +284,11 @@ class _Teller:
         step = event.data.get("step")
         self.delivered.add(id(step))
         self.answered.add(id(step))
+        if step is not None and step.kind == "prepare":
+            for draft in self.drafts:
+                if draft.step is step and step.error:
+                    draft.after = _after(step)
+            return
         if step is None or step.kind in ("check", "call", "call-answer", "close", "reply"):
             return
         last = self.last_solid()
@@ -283,7 +308,10 @@ class _Teller:
             return
         if draft.after:
             return
-        if id(step) in self.answered:
+        fate = getattr(step, "fate", None)
+        if fate:
+            draft.after = f" ({fate} by the check)"
+        elif id(step) in self.answered:
             draft.after = f"{_after(step)} (but {draft.lane} never got the answer)"
         else:
             draft.after = " (no answer yet)" if draft.lane not in self.gone else " (no answer)"
@@ -299,16 +327,16 @@ class _Teller:
         where = (event.who, event.data.get("connection"))
         by = event.data.get("by")
         server = self.server(*where)
+        name = SERVERS.get(server, server)
         if by == "client":
             # a killed process takes its connections with it: that is no news
             if where not in self.closed and event.who not in self.gone:
                 self.add(event, "drops its connection without closing it", to=server)
         elif by == "server":
             if where not in self.closed:
-                self.add(event, f"{SERVERS.get(server, server)} ends the connection", lane=server,
-                         to=event.who)
+                self.add(event, f"{name} ends the connection", lane=server, to=event.who)
         else:
-            self.add(event, f"the connection of {event.who} is cut")
+            self.add(event, f"its connection to {name} is cut")
 
     # -- what became of tasks
 
@@ -499,7 +527,7 @@ def lines(timeline: Sequence[TimelineRow], width: int = 100, most: int | None = 
         row = timeline[i]
         broke = row.mark == BROKE
         words = clean(row.text)
-        if broke:
+        if broke and row.lane != GRADER:
             words += "  ◀ HERE"
         wrapped = _fit(words, text_width)
         living = [first <= i <= last for first, last in alive]

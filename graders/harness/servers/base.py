@@ -35,7 +35,7 @@ REDIS_DATABASES = 256
 
 
 class ServerError(Exception):
-    """A server cannot be had; `str(error)` is one sentence for the user. Never a student's fault."""
+    """A server cannot be had; `str(error)` says why, in one sentence. Never a student's fault."""
 
 
 class Spawner(Protocol):
@@ -61,6 +61,8 @@ class Spawner(Protocol):
     def kill_tree(self, marker: str) -> None: ...
 
     def tidy(self, path: Path) -> None: ...
+
+    def container(self, label: str) -> None: ...
 
 
 @dataclass(eq=False)

@@ -34,7 +34,6 @@ from graders.harness.servers.base import (
     Server,
     ServerError,
     Spawner,
-    connect,
     free_port,
     patience,
     poll,
@@ -87,10 +86,10 @@ def start_postgres(keeper: Spawner, run_dir: Path) -> Server:
             _initdb(keeper, bin_dir, data, user, run_dir)
             return _run_postgres(keeper, bin_dir, folder, user, run_dir)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
         raise ServerError(f"The embedded PostgreSQL cannot be started: {error}.") from error
     except ServerError:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
         raise
 
 
@@ -112,10 +111,10 @@ def start_redis(keeper: Spawner, run_dir: Path) -> Server:
             binary.chmod(0o755)
         return _run_redis(keeper, binary, folder, user, run_dir)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
         raise ServerError(f"The embedded Redis cannot be started: {error}.") from error
     except ServerError:
-        shutil.rmtree(folder, ignore_errors=True)
+        _empty(folder)
         raise
 
 
@@ -165,7 +164,7 @@ class _Running:
         with contextlib.suppress(Exception):  # the keeper ends everything later, whatever happens
             self.keeper.kill_tree(self.marker)
         if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _empty(self.folder)
 
 
 def _run_postgres(
@@ -176,7 +175,7 @@ def _run_postgres(
     settings = [f"--{name}={value}" for name, value in _SETTINGS.items()]
     for attempt in range(ATTEMPTS):
         port = free_port()
-        running = _Running(keeper, f"postgres-{port}", run_dir / f"postgres-{port}.log")
+        running = _Running(keeper, _marker(keeper, "postgres"), run_dir / f"postgres-{port}.log")
         argv = [str(bin_dir / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder)]
         running.start([*argv, *settings], _environment(), folder, user)
         socket_file = folder / f".s.PGSQL.{port}"
@@ -220,7 +219,7 @@ def _run_redis(
 ) -> Server:
     for attempt in range(ATTEMPTS):
         port = free_port()
-        running = _Running(keeper, f"redis-{port}", run_dir / f"redis-{port}.log")
+        running = _Running(keeper, _marker(keeper, "redis"), run_dir / f"redis-{port}.log")
         argv = [
             str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder),
             "--save", "", "--appendonly", "no", "--databases", str(REDIS_DATABASES),
@@ -262,6 +261,12 @@ def _why(what: str, said: str, started: bool) -> str:
     worst = [line for line in lines if re.search(r"FATAL|PANIC|error|ERROR|[Ff]ailed", line)]
     last = (worst or lines or ["it wrote nothing"])[0 if worst else -1]
     return f"The embedded {what} ended while it was starting: {last.strip()[:300]}"
+
+
+def _marker(keeper: Spawner, name: str) -> str:
+    """The keeper gives out markers by which it finds its processes; a stand-in need not."""
+    given = getattr(keeper, "marker", None)
+    return given(name) if given else f"{name}-{secrets.token_hex(4)}"
 
 
 def _environment() -> dict[str, str]:
@@ -320,6 +325,16 @@ def _own_folder(keeper: Spawner, what: str) -> tuple[Path, str | None]:
     return folder, user
 
 
+def _empty(folder: Path) -> None:
+    """Remove what is in a server's folder. The folder itself is the keeper's to remove."""
+    with contextlib.suppress(OSError):
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
 def _unprivileged_user() -> str:
     for name in ("nobody", "daemon", "postgres"):
         try:
@@ -374,7 +389,7 @@ def _copy_binaries(install: Path, to: Path) -> Path:
 def _initdb(
     keeper: Spawner, bin_dir: Path, data: Path, user: str | None, run_dir: Path
 ) -> None:
-    running = _Running(keeper, f"initdb-{data.parent.name}", run_dir / "initdb.log")
+    running = _Running(keeper, _marker(keeper, "initdb"), run_dir / "initdb.log")
     argv = [str(bin_dir / "initdb"), "-D", str(data), *_INITDB]
     running.start(argv, _environment(), data.parent, user)
     ended = running.ended.wait(START_BOUND * patience())

@@ -71,9 +71,11 @@ def connect(database_url: str) -> ConnectionPool:
         kwargs=settings,
         min_size=1,  # the loop does one thing at a time,
         max_size=1,  # so one connection is all it needs
-        reconnect_timeout=5,  # a lost connection is sought for 5 s with growing pauses, then again
-        timeout=6,  # at the next request: longer pauses would outlast a short restart
         num_workers=1,
+        # A lost connection is replaced by tries with growing pauses, here for 5 s. Who waits longer
+        # than that, and then asks anew, starts anew with short pauses.
+        reconnect_timeout=5,
+        timeout=6,
         open=True,
     )
 

@@ -1,0 +1,64 @@
+"""The commands behind the Makefile: `python -m graders.harness.cli COMMAND`.
+
+What a command needs to know comes from the environment (see settings.py). A command that fails
+says why in one sentence; nobody sees a traceback for a wrong setting or an interrupted run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from graders.harness.settings import EXIT_USAGE, SettingError
+
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+
+# Command -> the module and its function, `(env) -> exit status`. Imported only when asked for, so
+# that no command waits for what it does not need.
+COMMANDS = {
+    "grade": ("graders.harness.grade", "main"),
+    "labs": ("graders.harness.labs", "main"),
+    "hint": ("graders.harness.hints", "main"),
+    "reset": ("graders.harness.reset", "main"),
+    "doctor": ("graders.harness.doctor", "main"),
+    "images": ("graders.harness.doctor", "images"),
+    "up": ("graders.harness.hand.servers", "up"),
+    "down": ("graders.harness.hand.servers", "down"),
+    "run": ("graders.harness.hand.run", "main"),
+    "tasks": ("graders.harness.hand.tasks", "add"),
+    "queue": ("graders.harness.hand.tasks", "queue"),
+    "psql": ("graders.harness.hand.psql", "main"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status. 2 for what cannot be done as asked."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets a stand-in, never an error.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if len(given) != 1 or given[0] not in COMMANDS:
+        print(f"Usage: python -m graders.harness.cli {'|'.join(COMMANDS)}", file=sys.stderr)
+        return EXIT_USAGE
+    module, function = COMMANDS[given[0]]
+    try:
+        status = getattr(importlib.import_module(module), function)(os.environ)
+        sys.stdout.flush()
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # The reader has gone (`make labs | head`); Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

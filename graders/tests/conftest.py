@@ -1,0 +1,101 @@
+"""Fixtures of the harness's own tests: real servers, one of each for the whole run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from graders.harness import servers
+from graders.harness.history import History
+from graders.harness.keeper import Keeper
+from graders.harness.loop import LoopThread
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A running PostgreSQL: (host, port) and a superuser's connection string."""
+
+    host: str
+    port: int
+    dsn: str
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A running Redis or Valkey."""
+
+    host: str
+    port: int
+
+
+@pytest.fixture(scope="session")
+def run_dir() -> Iterator[Path]:
+    """A folder with a short path, as a grading run has one."""
+    base = "/tmp" if os.access("/tmp", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="wl-", dir=base, ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def keeper() -> Iterator[Keeper]:
+    """The keeper that ends what the tests start, whatever happens to them."""
+    with Keeper.start() as keeper:
+        yield keeper
+
+
+@pytest.fixture(scope="session")
+def postgres_server(keeper: Keeper, run_dir: Path) -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests. It is shared: a test makes what it needs under its own name."""
+    services = servers.start({"postgres"}, "embedded", keeper, run_dir)
+    server = services.postgres
+    assert server is not None
+    yield PostgresServer(server.host, server.port, server.admin_url)
+    services.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(keeper: Keeper, run_dir: Path) -> Iterator[RedisServer]:
+    """One Redis for all tests; each one takes a database of its own (`redis_database`)."""
+    services = servers.start({"redis"}, "embedded", keeper, run_dir)
+    server = services.redis
+    assert server is not None
+    yield RedisServer(server.host, server.port)
+    services.stop()
+
+
+@pytest.fixture
+def redis_database(redis_server: RedisServer) -> int:
+    """The number of a database that no other test uses."""
+    return next(_numbers)
+
+
+@pytest.fixture(scope="session")
+def session_loop() -> Iterator[LoopThread]:
+    """One loop for all tests, as a run has one for all checks."""
+    with LoopThread() as loop:
+        yield loop
+
+
+@pytest.fixture
+def loop(session_loop: LoopThread) -> Iterator[LoopThread]:
+    """The loop; a test during which something went wrong on it unheard fails."""
+    session_loop.errors.clear()
+    yield session_loop
+    assert session_loop.errors == []
+
+
+@pytest.fixture
+def history() -> Iterator[History]:
+    """A fresh history."""
+    history = History()
+    yield history
+    history.close()

@@ -1,0 +1,251 @@
+"""The Makefile and setup.sh: what reaches the commands, and when a set-up is made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graders.harness.settings import ROOT
+
+SHELL = shutil.which("dash") or "/bin/sh"
+# pip has nothing to fetch for these, so a whole set-up takes a second or two.
+NO_PACKAGES = """
+[project]
+name = "worker-labs"
+dependencies = []
+[project.optional-dependencies]
+test = []
+"""
+VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "API",
+             "PORT", "PYTHON")  # fmt: skip
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    """A kit that needs no packages, in a folder with awkward characters."""
+    root = tmp_path / "a kit's folder (1)"
+    (root / "graders" / "harness").mkdir(parents=True)
+    for name in ("Makefile", "graders/setup.sh"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "pyproject.toml").write_text(NO_PACKAGES)
+    (root / "graders" / "constraints.txt").touch()
+    (root / "graders" / "__init__.py").touch()
+    (root / "graders" / "harness" / "__init__.py").touch()
+    (root / "graders" / "harness" / "cli.py").write_text(
+        "import os, sys\nprint(sys.argv[1:], [os.environ.get(n) for n in ('SRC', 'CHECK', 'N')])\n"
+    )
+    return root
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The tests' own environment without what would steer make or the set-up."""
+    kept = {k: v for k, v in os.environ.items() if k not in (*VARIABLES, "MAKEFLAGS", "MAKELEVEL")}
+    return {**kept, **more}
+
+
+def make(
+    kit: Path, *arguments: str, **env: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments], cwd=kit, env=environment(**env), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=120,
+    )
+
+
+def setup(kit: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SHELL, "graders/setup.sh", *arguments], cwd=kit, env=environment(**env),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
+    )
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def tools(folder: Path) -> str:
+    """A PATH with what setup.sh needs of a system, and no Python."""
+    folder.mkdir(exist_ok=True)
+    for name in ("dirname", "mkdir", "rm", "cat", "find", "df", "awk", "grep", "tail", "sed",
+                 "sleep", "uname", "sh"):  # fmt: skip
+        (folder / name).symlink_to(shutil.which(name) or f"/bin/{name}")
+    return str(folder)
+
+
+def stamps(kit: Path) -> set[str]:
+    return {p.name for p in (kit / ".venv").glob(".ready-*")}
+
+
+# The Makefile
+
+
+def test_help_is_the_default_fits_and_needs_nothing(kit: Path) -> None:
+    done = make(kit)
+    assert done.returncode == 0
+    assert done.stdout == make(kit, "help").stdout
+    assert "make grade LAB=03" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert not (kit / ".venv").exists()
+
+
+def test_help_names_every_command() -> None:
+    text = (ROOT / "Makefile").read_text()
+    (commands,) = (line for line in text.splitlines() if line.startswith("COMMANDS := "))
+    said = make(ROOT).stdout
+    for command in commands.removeprefix("COMMANDS := ").split():
+        assert f"make {command}" in said
+
+
+def test_from_nothing_to_a_command_and_then_at_no_cost(kit: Path) -> None:
+    first = make(kit, "labs", "SRC=a b/c's \"d\"; echo oops")
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.splitlines() == ["Setting up (once, about half a minute) …"]
+    assert first.stdout == "['labs'] [" + repr("a b/c's \"d\"; echo oops") + ", None, None]\n"
+    assert stamps(kit) == {".ready-base"}
+
+    again = make(kit, "labs", "SRC=$$HOME `id`", "CHECK=x", N="3")
+    assert again.stderr == ""
+    assert again.stdout == "['labs'] ['$$HOME `id`', 'x', '3']\n"
+    assert make(kit, "labs", SRC="$HOME #").stdout == "['labs'] ['$HOME #', None, None]\n"
+
+    # The kit itself can be imported from anywhere, with no package of it installed.
+    python = kit / ".venv" / "bin" / "python"
+    subprocess.run([python, "-c", "import graders.harness"], cwd="/", check=True, timeout=60)
+    subprocess.run([python, "-m", "pip", "--version"], check=True, capture_output=True, timeout=60)
+
+    # What a set-up is made of has changed.
+    os.utime(kit / ".venv" / ".ready-base", (1, 1))
+    assert make(kit, "labs").stderr.splitlines() == ["Bringing the environment up to date …"]
+    assert make(kit, "labs").stderr == ""
+
+    # The folder was moved.
+    moved = kit.with_name("moved")
+    kit.rename(moved)
+    assert make(moved, "labs").stderr.splitlines() == ["Bringing the environment up to date …"]
+    python = moved / ".venv" / "bin" / "python"
+    where = "import graders; print(graders.__file__)"
+    done = subprocess.run([python, "-c", where], cwd="/", capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(str(moved))
+
+    # Its Python has gone.
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert make(moved, "labs").stderr.splitlines() == ["Setting up (once, about half a minute) …"]
+
+    # A set-up was killed half way.
+    (moved / ".venv" / ".ready-base").unlink()
+    (moved / ".venv" / ".unfinished").touch()
+    (moved / ".venv" / "left").touch()
+    assert make(moved, "labs").stderr.splitlines() == ["Setting up (once, about half a minute) …"]
+    assert not (moved / ".venv" / "left").exists()
+
+    # An extra comes on top, in one set-up.
+    assert setup(moved, "test").returncode == 0
+    assert stamps(moved) == {".ready-base", ".ready-test"}
+
+
+# setup.sh
+
+
+def test_setup_is_plain_posix_shell() -> None:
+    for shell in filter(None, map(shutil.which, ("dash", "bash", "busybox"))):
+        command = [shell, "sh"] if shell.endswith("busybox") else [shell]
+        subprocess.run([*command, "-n", ROOT / "graders" / "setup.sh"], check=True, timeout=60)
+
+
+def test_a_machine_without_python_is_told_how_to_get_one(kit: Path, tmp_path: Path) -> None:
+    done = setup(kit, PATH=tools(tmp_path / "bin"))
+    assert done.returncode == 2
+    assert "needs Python 3.11 or newer, and none was found" in done.stderr
+    assert not (kit / ".venv").exists()
+    assert not list((kit / ".worker-labs").glob("setting-up"))
+
+
+def test_commands_that_do_not_run_are_passed_over(kit: Path, tmp_path: Path) -> None:
+    path = tools(tmp_path / "bin")
+    program(tmp_path / "bin" / "python3.14", "#!/bin/sh\necho no such version >&2; exit 127\n")
+    program(tmp_path / "bin" / "python3.13", "#!/nowhere/python\n")
+    program(tmp_path / "bin" / "python3.12", "#!/bin/sh\nexit 3\n")  # as one that is too old
+    program(tmp_path / "bin" / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    done = setup(kit, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert stamps(kit) == {".ready-base"}
+
+
+def test_a_missing_ensurepip_is_named(kit: Path, tmp_path: Path) -> None:
+    path = tools(tmp_path / "bin")
+    program(tmp_path / "bin" / "python3",
+            '#!/bin/sh\ncase "$*" in *version_info\\[:2\\]*) echo 3.11;; *) exit 4;; esac\n')
+    done = setup(kit, PATH=path)
+    assert done.returncode == 2
+    assert "cannot make environments (its module ensurepip is missing)" in done.stderr
+
+
+def test_python_overrides_the_search(kit: Path, tmp_path: Path) -> None:
+    program(tmp_path / "my pythons" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    done = setup(kit, PYTHON=str(tmp_path / "my pythons" / "python"))
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(kit / ".venv")
+    done = setup(kit, PYTHON="/nowhere/python")
+    assert done.returncode == 2
+    assert "PYTHON=/nowhere/python is not a Python 3.11 or newer that runs." in done.stderr
+
+
+def test_a_lock_that_was_left_is_taken_over(kit: Path) -> None:
+    (kit / ".worker-labs").mkdir()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (kit / ".worker-labs" / "setting-up").write_text(f"{ended.pid}\n")
+    assert setup(kit).returncode == 0
+
+
+def test_two_set_ups_at_once_make_one(kit: Path) -> None:
+    both = [
+        subprocess.Popen([SHELL, "graders/setup.sh"], cwd=kit, env=environment(), text=True,
+                         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    said = sorted(each.communicate(timeout=120)[1] for each in both)
+    assert [each.returncode for each in both] == [0, 0]
+    assert said == ["Another set-up is under way in this folder; waiting for it.\n",
+                    "Setting up (once, about half a minute) …\n"]
+
+
+def test_without_a_network_it_says_so(kit: Path) -> None:
+    (kit / "pyproject.toml").write_text(
+        NO_PACKAGES.replace("dependencies = []", 'dependencies = ["worker-labs-is-not-there"]', 1)
+    )
+    # A port on which nobody listens stands in for a network that is down.
+    done = setup(kit, PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL="http://127.0.0.1:9/simple",
+                 PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="", no_proxy="*")
+    assert done.returncode == 2
+    assert "the packages could not be downloaded" in done.stderr
+    assert "The whole log: .worker-labs/setup.log" in done.stderr
+    assert stamps(kit) == set()
+
+
+def test_what_pip_could_not_do_is_shown(kit: Path) -> None:
+    (kit / "graders" / "constraints.txt").write_text("this is ! no constraint\n")
+    done = setup(kit)
+    assert done.returncode == 2
+    assert "The last lines of its log:" in done.stderr
+    assert "constraint" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_named(kit: Path) -> None:
+    kit.chmod(0o555)
+    try:
+        done = setup(kit)
+    finally:
+        kit.chmod(0o755)
+    assert done.returncode == 2
+    assert "cannot write to this folder" in done.stderr
