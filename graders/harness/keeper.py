@@ -28,7 +28,7 @@ from typing import Any
 from graders.harness import keeper_program
 
 ANSWER_TIME = 60.0  # seconds after which a keeper that does not answer is taken for lost
-CLOSE_TIME = 60.0  # seconds that it has for ending everything; containers take some
+CLOSE_TIME = 60.0  # seconds that are waited for its end; containers take some
 
 OnExit = Callable[[int | None, str | None], object]
 OnCap = Callable[[str, int, int], object]
@@ -214,11 +214,8 @@ class Keeper:
         if not closed:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself then
             self._process.wait(CLOSE_TIME)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
         if threading.current_thread() is not self._reader:
             self._reader.join(5)
         self._control.close()

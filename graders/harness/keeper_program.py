@@ -43,13 +43,16 @@ TAG = 1 << 62  # hard limits on file sizes from here on name a process that has 
 MAX_FDS = 64
 
 WATCH_EVERY = 0.1  # seconds between two looks at memory and the number of processes
+STORM_EVERY = 0.02  # seconds between two looks at how many processes the machine has
+STORM = 30  # so many more of them than at the last full look, and the next one is due at once
 WATCH_EVERY_PORTABLE = 0.3  # the same where a look means asking about every process there is
 FOLDERS_EVERY = 0.5  # seconds between two looks at how full the disk is
 FOLDERS_AT_LATEST = 5.0  # a folder is measured that often even if the disk does not fill
 FOLDERS_TIME = 0.05  # seconds that measuring a folder may take; what was found so far counts
 KILL_EVERY = 0.005  # seconds between two looks at whether the killed are gone
 SERVERS_TIME = 3.0  # seconds that a server has to end by itself at the end of the run
-END_TIME = 15.0  # seconds after which even the unkillable (in the kernel) are given up
+END_TIME = 300.0  # seconds after which even those are given up that the kernel cannot end
+ROOM = 2000  # processes and threads beyond what the machine has now; see Program.process_limit
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -74,13 +77,47 @@ class Watch:
         self.free = free_space(limits)
 
 
-# Which processes there are
+class Stopped:
+    """The processes that were stopped in order to be killed."""
+
+    def __init__(self) -> None:
+        self.pids: set[int] = set()
+        self.groups: set[int] = set()
+        self.own = os.getpgrp()
+
+    def add(self, pid: int) -> bool:
+        """Stop a process and its group; whether it is a new one."""
+        if pid in self.pids:
+            return False
+        self.pids.add(pid)
+        with contextlib.suppress(OSError):
+            group = os.getpgid(pid)
+            if group not in self.groups and group != self.own:
+                self.groups.add(group)
+                # A group is stopped in one go, with those that are just being forked.
+                os.killpg(group, signal.SIGSTOP)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGSTOP)
+        return True
+
+    def kill(self) -> None:
+        """Kill them all."""
+        for send, targets in ((os.killpg, self.groups), (os.kill, self.pids)):
+            for target in targets:
+                with contextlib.suppress(OSError):
+                    send(target, signal.SIGKILL)
+
+
+# Which processes there are: pid -> (marker, resident bytes)
+
+Living = dict[int, tuple[str, int]]
 
 
 class LinuxTable:
     """The processes below the keeper, from /proc."""
 
     watch_every = WATCH_EVERY
+    storm_every = STORM_EVERY
 
     def __init__(self, children: dict[int, Child]) -> None:
         self.children = children  # by pid, as long as they are not reaped
@@ -90,17 +127,18 @@ class LinuxTable:
         self.me = os.getpid()
         self.walks = os.path.exists(f"/proc/self/task/{self.me}/children")
 
-    def living(self, marker: str | None = None) -> dict[int, tuple[str, int]]:
-        """The living processes (of one marker, or all): pid -> (marker, resident bytes)."""
+    def living(self, marker: str | None = None, most: int = 1 << 20) -> Living:
+        """The living processes (of one marker, or all), at most about so many of each marker."""
         below = self.children_of if self.walks else self.scan()
-        found: dict[int, tuple[str, int]] = {}
+        found: Living = {}
         seen: set[int] = set()
-        for top in below(self.me, 1):
+        counts: collections.Counter[str] = collections.Counter()
+        for top in below(self.me):
             belongs = self.marker_of(top)
             if marker is not None and belongs != marker:
                 continue
             todo = [top]
-            while todo:
+            while todo and counts[belongs] <= most:
                 pid = todo.pop()
                 if pid in seen:
                     continue
@@ -108,18 +146,39 @@ class LinuxTable:
                 fields = stat_fields(pid)
                 if fields is None:
                     continue
-                threads = int(fields[17])
-                if fields[0] not in "ZX" or threads > 1:
+                if fields[0] not in "ZX" or int(fields[17]) > 1:
+                    counts[belongs] += 1
                     found[pid] = (belongs, int(fields[21]) * self.page)
-                todo.extend(below(pid, threads))
+                todo.extend(below(pid))
         return found
 
-    def children_of(self, pid: int, threads: int) -> list[int]:
+    def stop(self, marker: str | None, spared: frozenset[str], stopped: Stopped) -> bool:
+        """Stop the processes (of one marker, or all but the spared); whether there were new ones.
+
+        Each is stopped before its children are looked for, so that those who fork without end do
+        not outrun the walk.
+        """
+        below = self.children_of if self.walks else self.scan()
+        new, seen = False, set()
+        for top in below(self.me):
+            belongs = self.marker_of(top)
+            if belongs in spared or (marker is not None and belongs != marker):
+                continue
+            todo = [top]
+            while todo:
+                pid = todo.pop()
+                if pid not in seen:
+                    seen.add(pid)
+                    new = stopped.add(pid) or new
+                    todo.extend(below(pid))
+        return new
+
+    def children_of(self, pid: int) -> list[int]:
         """The children of a process; the kernel keeps them by the thread that forked them."""
-        tasks = [str(pid)]
-        if threads > 1:
-            with contextlib.suppress(OSError):
-                tasks = os.listdir(f"/proc/{pid}/task")
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            return []
         pids: list[int] = []
         for task in tasks:
             pids.extend(map(int, read_proc(f"/proc/{pid}/task/{task}/children").split()))
@@ -131,7 +190,7 @@ class LinuxTable:
         for name in os.listdir("/proc"):
             if name.isdigit() and (fields := stat_fields(int(name))) is not None:
                 by_parent.setdefault(int(fields[1]), []).append(int(name))
-        return lambda pid, _threads: by_parent.get(pid, [])
+        return lambda pid: by_parent.get(pid, [])
 
     def marker_of(self, pid: int) -> str:
         """Whose a child of the keeper is."""
@@ -166,7 +225,7 @@ class LinuxTable:
 class PortableTable:
     """The processes that were started here, by parent, session and environment, from psutil."""
 
-    watch_every = WATCH_EVERY_PORTABLE
+    watch_every = storm_every = WATCH_EVERY_PORTABLE
 
     def __init__(self, children: dict[int, Child]) -> None:
         import psutil
@@ -177,8 +236,14 @@ class PortableTable:
         self.sessions: dict[int, str] = {}  # the session of each that was started, for good
         self.known: dict[tuple[int, float], str] = {}
 
-    def living(self, marker: str | None = None) -> dict[int, tuple[str, int]]:
-        """The living processes (of one marker, or all): pid -> (marker, resident bytes)."""
+    def stop(self, marker: str | None, spared: frozenset[str], stopped: Stopped) -> bool:
+        """As in LinuxTable; here the walk comes first, and who forks meanwhile is found next."""
+        living = self.living(marker)
+        new = [stopped.add(pid) for pid, (owner, _) in living.items() if owner not in spared]
+        return any(new)
+
+    def living(self, marker: str | None = None, most: int = 1 << 20) -> Living:
+        """The living processes (of one marker, or all)."""
         processes, parents = {}, {}
         for process in self.psutil.process_iter():
             with contextlib.suppress(self.psutil.Error):
@@ -194,7 +259,7 @@ class PortableTable:
             new = {p: m for p, m in below.items() if p not in belongs}
             belongs.update(new)
             found_any = bool(new)
-        result: dict[int, tuple[str, int]] = {}
+        result: Living = {}
         for pid, owner in belongs.items():
             if pid in processes and (marker is None or owner == marker):
                 with contextlib.suppress(self.psutil.Error):
@@ -245,6 +310,12 @@ def stat_fields(pid: int) -> list[str] | None:
     if not text:
         return None
     return text[text.rindex(b")") + 2 :].decode().split()
+
+
+def processes_here() -> int:
+    """Processes and threads on this machine, from proc_loadavg(5); 0 where nothing tells."""
+    fields = read_proc("/proc/loadavg").split()
+    return int(fields[3].partition(b"/")[2]) if len(fields) > 3 else 0
 
 
 # How full folders are
@@ -313,34 +384,16 @@ class Kill:
         """One round. Returns whether none was left.
 
         All are stopped first, again and again until no new one turns up, and killed then: what is
-        stopped can neither fork nor see its children die.
+        stopped can neither fork nor see its children die. Whoever is dead but not reaped counts
+        as left; the keeper reaps them as soon as their parents are gone.
         """
-        stopped: set[int] = set()
-        groups: set[int] = set()
-        own = os.getpgrp()
+        stopped = Stopped()
         for _ in range(100):
-            living = table.living(self.marker)
-            new = {p for p, (owner, _) in living.items() if owner not in self.spared} - stopped
-            if not new:
+            if not table.stop(self.marker, self.spared, stopped):
                 break
-            for pid in new:
-                with contextlib.suppress(OSError):
-                    group = os.getpgid(pid)
-                    if group not in groups and group != own:
-                        groups.add(group)
-                        # A group is stopped in one go, with those that are just being forked.
-                        os.killpg(group, signal.SIGSTOP)
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGSTOP)
-            stopped |= new
-        for pid in stopped:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        for group in groups:
-            with contextlib.suppress(OSError):
-                os.killpg(group, signal.SIGKILL)
+        stopped.kill()
         self.again_at = time.monotonic() + KILL_EVERY
-        return not stopped
+        return not stopped.pids
 
 
 # The program
@@ -363,6 +416,8 @@ class Program:
         self.table: Any = (PortableTable if portable else LinuxTable)(self.children)
         self.watches: dict[str, Watch] = {}
         self.watch_at = 0.0
+        self.storm_at = 0.0
+        self.processes = processes_here()  # at the last full look
         self.kills: list[Kill] = []
         self.folders: list[str] = []
         self.containers: list[str] = []
@@ -372,6 +427,12 @@ class Program:
         self.outgoing = bytearray()
         self.open = True
         self.limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.room = self.process_limit()
+        if LINUX:
+            # As root, be sure to get a turn among any number of processes that fork without end.
+            with contextlib.suppress(OSError, AttributeError):
+                policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+                os.sched_setscheduler(0, policy, os.sched_param(1))
         wake, self.waker = socket.socketpair()
         wake.setblocking(False)
         self.waker.setblocking(False)
@@ -401,7 +462,7 @@ class Program:
         """Seconds until something is to be done unasked; None: nothing is."""
         due = [kill.again_at for kill in self.kills]
         if self.watches:
-            due.append(self.watch_at)
+            due.append(min(self.watch_at, self.storm_at))
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def look(self) -> None:
@@ -417,8 +478,15 @@ class Program:
                 self.kills.remove(kill)
                 if kill.request is not None:
                     self.tell(id=kill.request)
-        if self.watches and now >= self.watch_at:
+        if not self.watches:
+            return
+        if now >= self.storm_at:
+            self.storm_at = now + self.table.storm_every
+            if processes_here() > self.processes + STORM:
+                self.watch_at = now
+        if now >= self.watch_at:
             self.watch()
+            self.processes = processes_here()
             self.watch_at = time.monotonic() + self.table.watch_every
 
     # Talking to the grader
@@ -538,6 +606,16 @@ class Program:
             soft = wanted
         return soft, wanted
 
+    def process_limit(self) -> int:
+        """The most processes and threads that this user may have; 0: leave it as it is.
+
+        This is no cap: it counts all processes of the user, and does not count for root. It is far
+        off, and only keeps a machine alive on which processes multiply faster than they are ended.
+        """
+        here = processes_here()
+        _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+        return here + ROOM if here and (hard == resource.RLIM_INFINITY or here + ROOM < hard) else 0
+
     def become(self, order: dict[str, Any], streams: list[int | None], report: int) -> None:
         """In the new process: become the program. Never returns."""
         stage = "session"
@@ -548,6 +626,9 @@ class Program:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_FSIZE, self.file_limits(limits))
+            if self.room and limits is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(resource.RLIMIT_NPROC, (self.room, self.room))
             if LINUX and limits is not None:
                 # Should memory run out, the kernel ends a student's process before anything else.
                 with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
@@ -616,7 +697,8 @@ class Program:
     def watch(self) -> None:
         """Compare what each marker uses with what it may; end who has gone over."""
         used: dict[str, list[int]] = {}
-        for marker, resident in self.table.living().values():
+        most = max(watch.limits.get("processes") or 1 << 20 for watch in self.watches.values())
+        for marker, resident in self.table.living(most=most).values():
             used.setdefault(marker, []).append(resident)
         for marker, watch in list(self.watches.items()):
             if marker not in used:

@@ -13,6 +13,7 @@ from graders.harness.process import Exit, Process
 from graders.harness.results import Evidence
 from graders.harness.wire import Hold, Step
 from graders.harness.wire_postgres import PostgresWire
+from graders.harness.world import Call
 
 if TYPE_CHECKING:
     from graders.harness.lab import Lab
@@ -107,6 +108,11 @@ class Worker:
         )
         return max(asked.values(), default=0)
 
+    @property
+    def calls(self) -> list[Call]:
+        """Its calls of the outside world so far."""
+        return [call for call in self.lab.world.calls if call.process == self.name]
+
     # Waiting
 
     def wait(self, wanted: Any, budget: float, since: int = 0) -> Any:
@@ -199,8 +205,7 @@ class Worker:
         """The next step that is held; None if it calls the world, ends or does neither first."""
 
         def done(_: Any) -> Any:
-            called = self.lab.history.events(h.CALL_ARRIVED, who=self.name)
-            return self.held_step or called or not self.alive
+            return self.held_step or self.calls or not self.alive
 
         self.lab.history.wait_until(done, timeout)
         return self.held_step

@@ -58,8 +58,10 @@ def observed(lab, worker: Worker) -> list[Message]:
             if message not in messages[-2:]:
                 messages.append(message)
 
-    for event in lab.history.events(who=worker.name):
-        step = event.data.get("step")
+    for event in lab.history.events():
+        step, call = event.data.get("step"), event.data.get("call")
+        if worker.name not in (event.who, getattr(call, "process", None)):
+            continue
         if event.kind == h.CALL_ARRIVED:
             add(("worker", "world"))
         elif event.kind == h.CALL_ANSWERED:

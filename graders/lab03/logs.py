@@ -66,10 +66,9 @@ def expect_lines(worker: Worker, count: int, expected: str) -> None:
         raise _missing(worker, expected, f"Only {len(worker.lines)} lines have come.")
 
 
-def expect_another(worker: Worker, expected: str, since: int | None = None) -> int:
-    """Wait for one more line than there are now (or than `since`); how many there are then."""
-    before = len(worker.lines) if since is None else since
-    if not _wait(worker, lambda _: len(worker.lines) > before):
+def expect_another(worker: Worker, expected: str, since: int) -> int:
+    """Wait for one more line than `since`; how many there are then."""
+    if not _wait(worker, lambda _: len(worker.lines) > since):
         raise _missing(worker, expected, "No further line has come.")
     return len(worker.lines)
 

@@ -141,8 +141,7 @@ def _wait_until_settled(lab, workers: list[Worker]) -> None:
 
 def _has_seen(lab, worker: Worker) -> bool:
     """Whether it has come to an end with the task: its call, two empty polls, or its exit."""
-    called = any(call.process == worker.name for call in lab.world.calls)
-    return called or worker.polls() >= 3 or not worker.alive
+    return bool(worker.calls) or worker.polls() >= 3 or not worker.alive
 
 
 def _waits(lab, worker: Worker, for_whom: Worker | None = None) -> bool:

@@ -242,8 +242,9 @@ def test_logs_tell_the_story(lab):
         f"While {task} is being worked on, a line names its id and its title.",
         logs.names(task.id, task.title),
     )
+    before = len(worker.lines)
     worker.terminate()
-    begun = logs.expect_another(worker, "A line says that the shutdown has begun.")
+    begun = logs.expect_another(worker, "A line says that the shutdown has begun.", since=before)
     call.finish()
     worker.expect_exit(code=0, task=task)
     done = logs.expect_line(
