@@ -12,9 +12,9 @@ How a process is known to belong to whom:
 - On Linux the keeper is a subreaper (prctl(2), PR_SET_CHILD_SUBREAPER): a process whose parent
   dies becomes the keeper's child, setsid and double fork or not. So everything that was ever
   started is below the keeper, and is found by walking down from it.
-- An orphan that comes up that way is known by WORKER_LABS_MARKER in the environment it began with.
-  Should it have wiped its environment, it is known by the number that each process started here has
-  in its hard limit on file sizes: limits are inherited, and only root can raise them.
+- An orphan that comes up that way is known by the number that each process started here has in its
+  hard limit on file sizes: limits are inherited, whatever a process does to its environment, and
+  only root can raise them. Failing that, by WORKER_LABS_MARKER in the environment it began with.
 - Elsewhere (macOS), by its parent, its session and the marker in its environment, through psutil.
 
 Messages are JSON with a length of four bytes before it, as `keeper.py` writes them.
@@ -35,6 +35,7 @@ import stat
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 MARKER = "WORKER_LABS_MARKER"
@@ -52,7 +53,7 @@ FOLDERS_TIME = 0.05  # seconds that measuring a folder may take; what was found 
 KILL_EVERY = 0.005  # seconds between two looks at whether the killed are gone
 SERVERS_TIME = 3.0  # seconds that a server has to end by itself at the end of the run
 END_TIME = 300.0  # seconds after which even those are given up that the kernel cannot end
-ROOM = 2000  # processes and threads beyond what the machine has now; see Program.process_limit
+ROOM = 700  # processes and threads beyond what the machine has now; see Program.process_limit
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
@@ -206,15 +207,14 @@ class LinuxTable:
 
     def find_marker(self, pid: int) -> str:
         """Whose an orphan is; an empty string if nothing tells."""
+        _, _, rest = read_proc(f"/proc/{pid}/limits").partition(b"\nMax file size")
+        hard = rest.partition(b"\n")[0].split()
+        if len(hard) == 3 and hard[1].isdigit() and (known := self.markers.get(int(hard[1]))):
+            return known
         for entry in read_proc(f"/proc/{pid}/environ").split(b"\0"):
             name, _, value = entry.partition(b"=")
             if name == MARKER.encode() and os.fsdecode(value) in self.markers.values():
                 return os.fsdecode(value)
-        for line in read_proc(f"/proc/{pid}/limits").splitlines():
-            if line.startswith(b"Max file size"):
-                hard = line.split()[-2]
-                if hard.isdigit():
-                    return self.markers.get(int(hard), "")
         return ""
 
     def forget(self, pid: int) -> None:
@@ -394,6 +394,13 @@ class Kill:
         stopped.kill()
         self.again_at = time.monotonic() + KILL_EVERY
         return not stopped.pids
+
+
+def yield_to_others(pids: Iterable[int]) -> None:
+    """Let others run first: should these go on multiplying, the keeper must get its turn."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, pid, 19)
 
 
 # The program
@@ -696,18 +703,20 @@ class Program:
 
     def watch(self) -> None:
         """Compare what each marker uses with what it may; end who has gone over."""
-        used: dict[str, list[int]] = {}
+        used: dict[str, dict[int, int]] = {}  # marker -> pid -> resident bytes
         most = max(watch.limits.get("processes") or 1 << 20 for watch in self.watches.values())
-        for marker, resident in self.table.living(most=most).values():
-            used.setdefault(marker, []).append(resident)
+        for pid, (marker, resident) in self.table.living(most=most).items():
+            used.setdefault(marker, {})[pid] = resident
         for marker, watch in list(self.watches.items()):
             if marker not in used:
                 if all(child.marker != marker for child in self.children.values()):
                     del self.watches[marker]
                 continue
             limits = watch.limits
+            if len(used[marker]) > limits.get("processes", 1 << 20) / 4:
+                yield_to_others(used[marker])
             for cap, amount, limit in (
-                ("memory", sum(used[marker]), limits.get("memory_bytes")),
+                ("memory", sum(used[marker].values()), limits.get("memory_bytes")),
                 ("processes", len(used[marker]), limits.get("processes")),
                 ("disk", self.disk_use(watch), limits.get("disk_bytes")),
             ):

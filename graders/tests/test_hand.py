@@ -209,8 +209,8 @@ def test_tasks_are_added_and_shown(
             "SELECT count(*), count(DISTINCT created_at), count(DISTINCT title) FROM tasks"
         ).fetchone() == (12, 12, 12)
         link.execute(
-            "UPDATE tasks SET status = 'processing', assigned_worker = 'w\x1b[31m' || repeat('x', 99),"
-            " title = repeat('日本', 99) WHERE type = 'email'"
+            "UPDATE tasks SET status = 'processing', title = repeat('日本', 99),"
+            " assigned_worker = 'w\x1b[31m' || repeat('x', 99) WHERE type = 'email'"
         )
     assert cli.main(["queue"]) == 0
     said = capfd.readouterr().out

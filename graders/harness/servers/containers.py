@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 IMAGE_SETTINGS = {"postgres": "WORKER_LABS_POSTGRES_IMAGE", "redis": "WORKER_LABS_REDIS_IMAGE"}
 DEFAULT_IMAGES = {"postgres": "postgres:18", "redis": "redis:8"}
 LABEL = "worker-labs.run"
+SOCKET = Path("/var/run/docker.sock")  # where an engine listens unless something says otherwise
 START_BOUND = 120.0  # seconds, times PATIENCE; a container takes two to five
 
 
@@ -104,7 +105,7 @@ def _may_have_engine(timeout: float) -> bool:
         ).get("currentContext")
         if context and context != "default":
             return True
-    return _listens(Path("/var/run/docker.sock"), timeout)
+    return _listens(SOCKET, timeout)
 
 
 def _listens(path: Path, timeout: float) -> bool:

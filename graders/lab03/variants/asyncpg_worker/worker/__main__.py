@@ -88,6 +88,7 @@ async def wait(stop: asyncio.Event, seconds: float) -> None:
 
 async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its pool logs tracebacks
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
