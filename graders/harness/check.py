@@ -46,6 +46,7 @@ CODES: Mapping[str, str] = {
     "wrong-order": "A younger task was taken before an older one",
     "paused-between-tasks": "The worker waited although there were tasks left",
     "busy-polling": "The worker does not wait its interval between empty polls",
+    "slow-polling": "The worker waits much longer than its interval between empty polls",
     "unknown-type-executed": "A task of an unknown type was carried out",
     # Stopping
     "task-dropped-on-stop": "The task in hand was dropped when the worker was told to stop",

@@ -30,7 +30,7 @@ PREFIX = "worker_labs_"  # of every database and role that is made here
 
 _LOCK = 20307  # of all advisory locks, those of our runs
 
-AHEAD = 4  # databases that are kept ready; one takes 15 to 60 ms, in the background, and longer on a busy disk
+AHEAD = 4  # databases that are kept ready; one takes 15 to 60 ms, on a busy disk much longer
 # A worker that opens connections without end must not take them from the checks beside it.
 CONNECTION_LIMIT = 60
 # On a server that is thrown away, dropping is needed only for the space that databases take.

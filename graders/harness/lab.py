@@ -35,6 +35,7 @@ TITLES = (
     "sort the mail", "test the alarm", "water the plants", "print the labels",
 )  # fmt: skip
 HOUR = 3600.0
+FINAL = ("completed", "failed")
 
 
 @dataclass(frozen=True)
@@ -157,14 +158,19 @@ class Lab:
         )
 
     def expect_status(self, task: Task, status: str) -> None:
-        """The task's row gets this status, within the work budget."""
-        self.wait_for_row(task, lambda row: row["status"] == status)
+        """The task's row gets this status, within the work budget.
+
+        Completed and failed are final: a task that gets the wrong one of them is not waited for.
+        """
+        self.wait_for_row(task, lambda row: row["status"] in (status, *FINAL))
         row = self.row(task)
         found = row["status"] if row else "gone"
         if found == status:
             return
-        for worker in self.workers:
-            worker.fail_if_ended(f"{task.label} gets the status “{status}”.")
+        expected = f"{task.label} gets the status “{status}”."
+        if found not in FINAL:
+            for worker in self.workers:
+                worker.fail_if_ended(expected)
         code = {
             "pending": "task-left-pending",
             "processing": "task-left-in-processing",
@@ -173,11 +179,17 @@ class Lab:
         }.get(found, "task-left-pending")
         raise self.finding(
             code,
-            f"{task.label} gets the status “{status}”.",
-            f"{self.budgets.work:.0f} s later it is “{found}”.",
+            expected,
+            f"It got the status “{found}”." if found in FINAL
+            else f"{self.budgets.work:.0f} s later it is “{found}”.",
             self.row_evidence(task),
             *(worker.log_evidence() for worker in self.workers),
-        )
+        )  # fmt: skip
+
+    def final_status(self, task: Task) -> str | None:
+        """Completed or failed, if the task has got that status already; else None."""
+        row = self.row(task)
+        return row["status"] if row and row["status"] in FINAL else None
 
     def wait_for_row(self, task: Task, wanted: Callable[[dict], bool]) -> dict | None:
         """Wait, within the work budget, until the task's row is as wanted; returns it, or None."""
@@ -210,18 +222,20 @@ class Lab:
         stuck_after: float = HOUR,
         ready: bool = True,
         hold: Callable[[Step], bool] | None = None,
+        hold_before: Callable[[Step], bool] | None = None,
         env: dict[str, str | None] | None = None,
         told: str = "",
     ) -> Worker:
         """Start the student's worker behind a proxy of its own; wait until it has polled once.
 
-        `hold` says which of its steps are held once they are answered (see Worker.held_step). `env` changes its environment; None removes a variable.
-        `told` is added to the step that tells of it.
+        `hold` says which of its steps are held once they are answered (see Worker.held_step),
+        `hold_before` which are held before the server hears them. `env` changes its environment;
+        None removes a variable. `told` is added to the step that tells of it.
         """
         name = f"worker-{len(self.workers) + 1}"
         worker = Worker(self, name)
         self.workers.append(worker)
-        worker.start(poll_interval, stuck_after, hold, env or {})
+        worker.start(poll_interval, stuck_after, hold, env or {}, hold_before)
         if ready:
             worker.expect_ready()
             self.tell(f"Started {name}; it connected and polled.")
@@ -308,32 +322,49 @@ class OutsideWorld:
         call = self.wait_call(task, worker, self._lab.budgets.work)
         if call is not None:
             return call
+        lab = self._lab
         what = f"the work of {task}" if task else "the work of a task"
         who = worker.name if worker else "the worker"
         expected = f"{who[:1].upper()}{who[1:]} does {what} (calls the outside world)."
-        workers = [worker] if worker else self._lab.workers
-        for each in workers:
-            each.fail_if_ended(expected)
-        raise self._lab.finding(
-            "task-never-executed",
+        workers = [worker] if worker else lab.workers
+        status = lab.final_status(task) if task else None
+        if status is None:
+            for each in workers:
+                each.fail_if_ended(expected)
+        raise lab.finding(
+            "task-wrongly-completed" if status == "completed" else "task-never-executed",
             expected,
-            f"No such call came in {self._lab.budgets.work:.0f} s.",
-            self._lab.row_evidence(task) if task else None,
+            f"No such call came, and {task} is marked “{status}” all the same." if status
+            else f"No such call came in {lab.budgets.work:.0f} s.",
+            lab.row_evidence(task) if task else None,
             *(w.statement_evidence() for w in workers),
             *(w.log_evidence() for w in workers),
-        )
+        )  # fmt: skip
 
     def wait_call(
         self, task: Task | None, worker: Worker | None, timeout: float
     ) -> HeldCall | None:
-        """As next_call, but None when none came, or when everybody who could call has ended."""
+        """As next_call, but None when none came, or when none can come any more.
+
+        That is so when everybody who could call has ended, or has got the task's row to its final
+        status and polled twice since.
+        """
         callers = [worker] if worker else self._lab.workers
         task_id = task.id if task else None
         process = worker.name if worker else None
 
         def came(_: Iterable[h.Event]) -> Any:
             call = self._world.next_call(task_id, process, timeout=0)
-            return call or (callers and not any(each.alive for each in callers))
+            return call or (callers and not any(could_call(each) for each in callers))
+
+        def could_call(each: Worker) -> bool:
+            if not each.alive or task is None:
+                return each.alive
+            ended = next(
+                (e.n for e in self._lab.history.events(h.ROW_CHANGED)
+                 if str(e.data["task"]) == task.id and e.data["new"] in FINAL), None,
+            )  # fmt: skip
+            return ended is None or each.polls(since=ended) < 2
 
         found = self._lab.history.wait_until(came, timeout)
         if not isinstance(found, Call):

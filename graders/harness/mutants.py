@@ -97,7 +97,7 @@ def variants(lab: settings.Lab) -> list[Variant]:
             Variant(
                 name=path.parent.name,
                 folder=path.parent,
-                about=told.get("about", ""),
+                about=told["why"],
                 expect_lost=tuple(told.get("expect_lost", ())),
             )
         )
@@ -107,11 +107,8 @@ def variants(lab: settings.Lab) -> list[Variant]:
 def make_variant(lab: settings.Lab, variant: Variant, to: Path) -> Path:
     """Write the variant's whole folder to `to`: the reference, with its own files on top.
 
-    A variant with a Procfile of its own is laid over the reference all the same: what it does not
-    bring (work.py, DATAFLOW.md) is the reference's.
+    What it does not bring (work.py, DATAFLOW.md, a module that fits) is the reference's.
     """
     shutil.copytree(settings.ROOT / "solutions" / lab.name, to)
-    if (variant.folder / "Procfile").is_file():
-        shutil.rmtree(to / "worker", ignore_errors=True)
     shutil.copytree(variant.folder, to, dirs_exist_ok=True)
     return to

@@ -15,7 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from graders.harness.history import STEP_ANSWERED, STEP_ARRIVED, STEP_DELIVERED, History
+from graders.harness.history import (
+    NOTE,
+    STEP_ANSWERED,
+    STEP_ARRIVED,
+    STEP_DELIVERED,
+    History,
+)
 from graders.harness.loop import LoopThread
 
 
@@ -218,6 +224,9 @@ class Gated:
                 await (gate.before(step) if when == "before" else gate.after(step))
         except Drop:
             step.fate = "dropped"
+            what = "the message" if when == "before" else "the answer to"
+            self.history.add(NOTE, "grader", f"drops {what} {step.words} of {step.process}",
+                             step=step, fate="dropped")
             return "drop"
         except Cut:
             step.fate = "cut"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Worker:
         stuck_after: float,
         hold: Callable[[Step], bool] | None,
         env: dict[str, str | None],
+        hold_before: Callable[[Step], bool] | None = None,
     ) -> None:
         """Start it, with DATABASE_URL naming its own proxy. Does not wait for anything."""
         lab, session = self.lab, self.lab.session
@@ -60,6 +61,8 @@ class Worker:
         self.wire = PostgresWire(session.loop, lab.history, self.name, (server.host, server.port))
         if hold is not None:
             self._hold, self._holds = self.wire.hold(hold, when="after", times=None), hold
+        elif hold_before is not None:
+            self._hold = self.wire.hold(hold_before, when="before", times=None)
         port = self.wire.start()
         variables: dict[str, str | None] = {
             "DATABASE_URL": lab.database.worker_url("127.0.0.1", port),
@@ -101,12 +104,20 @@ class Worker:
         One poll may be several statements, each of which comes once per poll; so the statement
         that came most often counts the polls. Values written into the text do not count.
         """
-        asked = Counter(
-            _LITERAL.sub("?", step.words)
-            for step in self.steps(since=since)
-            if asks_for_tasks(step)
-        )
-        return max(asked.values(), default=0)
+        return len(self.poll_times(since))
+
+    def poll_times(self, since: int = 0) -> list[float]:
+        """When each of these polls reached its proxy, in seconds of the history's clock.
+
+        A poll is let through only after its time was taken, and the worker can wait only after it
+        has had the answer. So two of these are never closer to each other than the worker's wait,
+        however slow the grader is.
+        """
+        asked: dict[str, list[float]] = {}
+        for step in self.steps(since=since):
+            if asks_for_tasks(step):
+                asked.setdefault(_LITERAL.sub("?", step.words), []).append(step.arrived_at)
+        return max(asked.values(), key=len, default=[])
 
     @property
     def calls(self) -> list[Call]:
@@ -122,8 +133,8 @@ class Worker:
         )
         return got if got is not True or self.alive else wanted(())
 
-    def expect_ready(self) -> None:
-        """It connects, and then polls: each in its own budget."""
+    def expect_ready(self, told: str = h.STEP_DELIVERED) -> None:
+        """It connects, and then polls (and has its answer): each in its own budget."""
         lab, budgets = self.lab, self.lab.budgets
         connects = lambda _: bool(lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
         if not self.wait(connects, budgets.boot):
@@ -134,7 +145,7 @@ class Worker:
                 f"It ran for {budgets.boot:.0f} s without opening a connection.",
                 self.log_evidence(),
             )
-        polled = lambda _: any(asks_for_tasks(s) for s in self.steps())  # noqa: E731
+        polled = lambda _: any(asks_for_tasks(s) for s in self.steps(told))  # noqa: E731
         if not self.wait(polled, budgets.ready):
             self.fail_if_ended(f"{self.name} polls the tasks table.")
             raise lab.finding(
@@ -158,6 +169,14 @@ class Worker:
                 self.statement_evidence(),
                 self.log_evidence(),
             )
+
+    def expect_gone_on(self) -> None:
+        """It has finished what it was at: from now on it polls twice more, or it has ended.
+
+        After this, work that it had begun before has been seen. For workers with a short interval.
+        """
+        since = len(self.lab.history)
+        self.wait(lambda _: self.polls(since) >= 2, self.lab.budgets.work)
 
     def expect_quiet(self) -> None:
         """Its first poll has ended: nothing that it has said still waits for an answer."""
@@ -200,6 +219,10 @@ class Worker:
             if self._holds(step) and step.delivered_at is None and step.fate is None:
                 return step
         return None
+
+    def expect_held(self) -> None:
+        """It connects and says what is held before the server hears it."""
+        self.expect_ready(h.STEP_ARRIVED)
 
     def wait_held_or_call(self, timeout: float) -> Step | None:
         """The next step that is held; None if it calls the world, ends or does neither first."""
@@ -323,6 +346,20 @@ class Worker:
             )
 
     # Evidence
+
+    def read_log(self) -> int:
+        """Read what it has written so far; how many lines that makes.
+
+        What a worker writes before it says something on the wire is in its pipe by then, but the
+        grader may have read the wire first.
+        """
+
+        async def turns() -> None:
+            for _ in range(6):  # the loop looks at every pipe in each of its turns
+                await asyncio.sleep(0)
+
+        self.lab.session.loop.run(turns(), self.lab.budgets.work)
+        return len(self.lines)
 
     @property
     def lines(self) -> list[str]:

@@ -63,7 +63,8 @@ def expect_line(
 def expect_lines(worker: Worker, count: int, expected: str) -> None:
     """Wait until so many lines have come."""
     if not _wait(worker, lambda _: len(worker.lines) >= count):
-        raise _missing(worker, expected, f"Only {len(worker.lines)} lines have come.")
+        came = len(worker.lines)
+        raise _missing(worker, expected, f"{came} line{'s have' if came != 1 else ' has'} come.")
 
 
 def expect_another(worker: Worker, expected: str, since: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graders.harness.check import check
+from graders.harness.worker import asks_for_tasks
 from graders.lab03 import logs
 from graders.lab03.refusal import expect_refusal
 
@@ -61,10 +62,22 @@ def test_records_failed_work_and_goes_on(lab):
 
     One bad task must not stop all the others, and must not look as if it had been done.
     """
-    bad, good = lab.add_task(), lab.add_task()
-    lab.start_worker()
-    lab.world.next_call(bad).fail()
-    lab.world.next_call(good).finish()
+    tasks = {task.id: task for task in (lab.add_task(), lab.add_task())}
+    worker = lab.start_worker()
+    call = lab.world.next_call()
+    bad = tasks.pop(call.task_id)
+    call.fail()
+    call = lab.world.next_call()
+    if call.task_id == bad.id:
+        raise lab.finding(
+            "task-executed-twice",
+            f"{bad}, whose work has failed, is marked failed and not tried again.",
+            f"{worker.name} did its work a second time.",
+            lab.row_evidence(bad),
+            worker.statement_evidence(),
+        )
+    call.finish()
+    (good,) = tasks.values()
     lab.expect_status(good, "completed")
     lab.expect_status(bad, "failed")
 
@@ -104,21 +117,24 @@ def test_works_through_a_backlog(lab):
     """
     tasks = [lab.add_task() for _ in range(3)]
     worker = lab.start_worker(poll_interval=HOUR)
-    for number, task in enumerate(tasks):
-        call = lab.world.wait_call(task, worker, lab.budgets.work)
+    lab.world.next_call(worker=worker).finish()
+    for done in range(1, len(tasks)):
+        call = lab.world.wait_call(None, worker, lab.budgets.work)
         if call is None:
-            worker.fail_if_ended(f"{worker.name} goes on with {task}.")
+            expected = f"{worker.name} goes on with the next task as soon as one is done."
+            worker.fail_if_ended(expected)
             raise lab.finding(
-                "paused-between-tasks" if number else "task-never-executed",
-                f"{worker.name} goes on with {task} as soon as the task before it is done.",
-                f"{lab.budgets.work:.0f} s later it had not begun it (WORKER_POLL_INTERVAL is "
-                "an hour).",
+                "paused-between-tasks",
+                expected,
+                f"{lab.budgets.work:.0f} s after task {done} of {len(tasks)} was done it had not "
+                "begun another (WORKER_POLL_INTERVAL is an hour).",
                 lab.row_evidence(*tasks),
                 worker.statement_evidence(),
                 worker.log_evidence(),
             )
         call.finish()
-    lab.expect_status(tasks[-1], "completed")
+    for task in tasks:
+        lab.expect_status(task, "completed")
 
 
 @check("3a", points=5, needs=[ROOT])
@@ -131,7 +147,9 @@ def test_waits_between_empty_polls(lab):
     quick = lab.start_worker(poll_interval=0.1)
     # The hour of the one is not waited for: five polls of the other are time enough to see
     # whether it waits at all. A poll or two around its start are its own affair.
-    quick.expect_polls(5)
+    quick.wait(lambda _: quick.polls() >= 5 or slow.polls() > 2, lab.budgets.work)
+    for worker in (slow, quick):
+        worker.fail_if_ended(f"{worker.name} lives on while it has nothing to do.")
     if slow.polls() > 2:
         raise lab.finding(
             "busy-polling",
@@ -141,7 +159,22 @@ def test_waits_between_empty_polls(lab):
             f"polled {quick.polls()} times.",
             slow.statement_evidence(),
         )
-    slow.fail_if_ended(f"{slow.name} lives on while it has nothing to do.")
+    times = quick.poll_times()[1:5]
+    if len(times) < 4:
+        raise lab.finding(
+            "slow-polling",
+            f"{quick.name}, with WORKER_POLL_INTERVAL=0.1, polls again after 0.1 s.",
+            f"In {lab.budgets.work:.0f} s it polled {quick.polls()} times.",
+            quick.statement_evidence(),
+        )
+    if times[-1] - times[0] < 0.5 * 0.1 * 3:  # half of it: some spread their polls at random
+        raise lab.finding(
+            "busy-polling",
+            f"{quick.name}, with WORKER_POLL_INTERVAL=0.1 and nothing to do, waits 0.1 s between "
+            "two polls.",
+            f"Three intervals took {1000 * (times[-1] - times[0]):.0f} ms together.",
+            quick.statement_evidence(),
+        )
 
 
 def finishes_the_task_in_hand(lab, send):
@@ -179,9 +212,11 @@ def test_claims_nothing_after_sigterm(lab):
 
     What starts a deploy waits for the worker to stop, ten seconds as a rule, and then kills it.
     """
-    first, *others = [lab.add_task() for _ in range(3)]
+    tasks = {task.id: task for task in [lab.add_task() for _ in range(3)]}
     worker = lab.start_worker(poll_interval=HOUR)
-    call = lab.world.next_call(first)
+    call = lab.world.next_call()
+    first = tasks.pop(call.task_id)
+    others = list(tasks.values())
     worker.terminate()
     worker.expect_alive()
     call.finish()
@@ -232,9 +267,15 @@ def test_logs_tell_the_story(lab):
     Logs are all that is left of a night when something went wrong. A line that is not flushed is
     not there when it is needed.
     """
-    worker = lab.start_worker(poll_interval=0.1)
+    worker = lab.start_worker(ready=False, hold_before=asks_for_tasks)
+    worker.expect_held()
+    begun = worker.read_log()
+    lab.tell(f"Started {worker.name}, and held its first poll until its log was read.")
+    worker.hold_no_more()
     worker.expect_polls(3)
-    logs.expect_lines(worker, 2, "There is a line for the start, and one for an empty poll.")
+    logs.expect_lines(
+        worker, max(begun, 1) + 1, "There is a line for the start, and one for an empty poll."
+    )
     task = lab.add_task()
     call = lab.world.next_call(task)
     logs.expect_line(
@@ -242,7 +283,7 @@ def test_logs_tell_the_story(lab):
         f"While {task} is being worked on, a line names its id and its title.",
         logs.names(task.id, task.title),
     )
-    before = len(worker.lines)
+    before = worker.read_log()
     worker.terminate()
     begun = logs.expect_another(worker, "A line says that the shutdown has begun.", since=before)
     call.finish()

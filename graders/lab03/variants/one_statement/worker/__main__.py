@@ -104,7 +104,7 @@ def main() -> None:
     try:
         database = Database(config.database_url)
     except psycopg.Error:
-        sys.exit(f"PostgreSQL at {host} cannot be used")
+        sys.exit(f"PostgreSQL at {host} cannot be used: see DATABASE_URL")
     log.info("started, polling every %g seconds", config.poll_interval)
     while signals.empty():
         try:
