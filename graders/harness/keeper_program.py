@@ -361,7 +361,8 @@ def remove_folder(path: str) -> None:
 
     def again(function: Any, name: str, _: Any) -> None:
         with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), 0o700)
+            if name != path:  # what is above the folder is not ours
+                os.chmod(os.path.dirname(name), 0o700)
             if not os.path.islink(name):
                 os.chmod(name, 0o700)
             if os.path.isdir(name) and not os.path.islink(name):

@@ -165,14 +165,14 @@ def test_a_handshake_is_one_step(proxied: Proxied) -> None:
 @pytest.mark.parametrize("transaction", [True, False])
 def test_pipelines(proxied: Proxied, transaction: bool) -> None:
     pipeline = proxied.connect().pipeline(transaction=transaction)
-    pipeline.lpush("q", "one").incr("n").get("n")
-    assert pipeline.execute() == [1, 1, "1"]
-    commands = ["LPUSH q one", "INCR n", "GET n"]
+    pipeline.lpush("q", "one").incrby("n", 2).get("n")
+    assert pipeline.execute() == [1, 2, "2"]
+    commands = ["LPUSH q one", "INCRBY n 2", "GET n"]
     if transaction:
         assert proxied.words("command") == ["; ".join(["MULTI", *commands, "EXEC"])]
         (step,) = proxied.steps("command")
-        assert [s.sql for s in step.statements] == ["LPUSH", "INCR", "GET"]
-        assert step.data["reply"] == [1, 1, "1"]
+        assert [s.sql for s in step.statements] == ["LPUSH", "INCRBY", "GET"]
+        assert step.data["reply"] == [1, 2, "2"]
     else:
         assert proxied.words("command") == commands
 
@@ -368,12 +368,13 @@ def test_publish_and_subscribe(proxied: Proxied, protocol: int) -> None:
     proxied.admin.publish(news, "hello")
     kinds = {listener.get_message(timeout=BOUND)["type"] for _ in range(2)}
     assert kinds == {"message", "pmessage"}
+    listener.ping()
+    assert listener.get_message(timeout=BOUND)["type"] == "pong"
     listener.unsubscribe()
     listener.punsubscribe()
     for _ in range(3):
         assert listener.get_message(timeout=BOUND)["type"].endswith("unsubscribe")
-    listener.ping()
-    assert listener.get_message(timeout=BOUND)["type"] == "pong"
+    assert proxied.wire.settle(BOUND)
     listener.close()
     client.close()
     assert proxied.words("command")[:2] == [f"SUBSCRIBE {news} {news}-2", f"PSUBSCRIBE {news}*"]
@@ -490,5 +491,6 @@ def test_large_values_and_many_clients(proxied: Proxied, aside: Any) -> None:
 
     for done in [aside(talk, n) for n in range(8)]:
         done.result(BOUND)
+    assert proxied.wire.settle(BOUND)
     assert len(proxied.steps("command", event=h.STEP_DELIVERED)) == 2 + 8 * 51
     assert threading.active_count() < 100
