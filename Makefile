@@ -7,7 +7,6 @@ SHELL := /bin/sh
 # Variables reach the commands through the environment, never through a shell's command line, so
 # that a folder's name may contain anything.
 export LAB SRC CHECK SERVICES PATIENCE RUNS VERBOSE N STEP API PORT PYTHON
-override SRC := $(value SRC)
 # A user's own search path for modules must not reach the grader.
 unexport PYTHONPATH PYTHONHOME
 

@@ -56,6 +56,7 @@ class ConnectionInfo:
     backend: int | None
     status: str
     idle: bool  # no unit is under way
+    queued: int  # units that wait behind the one under way
     step: Step | None  # the one under way
 
 

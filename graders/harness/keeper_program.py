@@ -25,6 +25,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import gc
 import json
 import os
 import resource
@@ -575,8 +576,9 @@ class Program:
                         self.become(order, streams, write)
                 finally:
                     os.close(write)
-                with open(read, "rb", closefd=False) as told:
-                    trouble = told.read()  # ends when the new program begins
+                trouble = b""
+                while part := os.read(read, 65536):  # ends when the new program begins
+                    trouble += part
             finally:
                 os.close(read)
         except OSError as error:
@@ -638,8 +640,9 @@ class Program:
                     resource.setrlimit(resource.RLIMIT_NPROC, (self.room, self.room))
             if LINUX and limits is not None:
                 # Should memory run out, the kernel ends a student's process before anything else.
-                with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-                    score.write("900")
+                with contextlib.suppress(OSError):
+                    score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+                    os.write(score, b"900")
             stage = "user"
             if order["user"] is not None:
                 import pwd
@@ -876,6 +879,8 @@ def main(arguments: list[str]) -> None:
     """`keeper_program.py FD [portable]`."""
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
+    # A collection would touch, and so copy, the memory that it shares with what it forks.
+    gc.disable()
     portable = "portable" in arguments[1:] or not os.path.exists("/proc/self/stat")
     program = Program(control, portable)
     try:

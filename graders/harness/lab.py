@@ -36,6 +36,7 @@ TITLES = (
 )  # fmt: skip
 HOUR = 3600.0
 FINAL = ("completed", "failed")
+ROW_NEWS = (h.ROW_CHANGED, h.CALL_ARRIVED, h.EXIT)  # after these a row is looked at again
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ class Lab:
 
         Completed and failed are final: a task that gets the wrong one of them is not waited for.
         """
-        self.wait_for_row(task, lambda row: row["status"] in (status, *FINAL))
+        self.wait_for_row(
+            task, lambda row: row["status"] in (status, *FINAL) or self.caller_again(task)
+        )
         row = self.row(task)
         found = row["status"] if row else "gone"
         if found == status:
@@ -171,6 +174,15 @@ class Lab:
         if found not in FINAL:
             for worker in self.workers:
                 worker.fail_if_ended(expected)
+            if again := self.caller_again(task):
+                raise self.finding(
+                    "task-executed-twice",
+                    f"{task.label} is executed once, and gets the status “{status}”.",
+                    f"{again} has called the outside world for it twice.",
+                    self.row_evidence(task),
+                    *(worker.statement_evidence() for worker in self.workers),
+                    *(worker.log_evidence() for worker in self.workers),
+                )
         code = {
             "pending": "task-left-pending",
             "processing": "task-left-in-processing",
@@ -191,6 +203,11 @@ class Lab:
         row = self.row(task)
         return row["status"] if row and row["status"] in FINAL else None
 
+    def caller_again(self, task: Task) -> str | None:
+        """The name of a worker that has executed the task more than once; None if none has."""
+        callers = [call.process for call in self.world.calls_of(task)]
+        return next((who for who in callers if callers.count(who) > 1), None)
+
     def wait_for_row(self, task: Task, wanted: Callable[[dict], bool]) -> dict | None:
         """Wait, within the work budget, until the task's row is as wanted; returns it, or None."""
 
@@ -198,7 +215,6 @@ class Lab:
             row = self.row(task)
             return row if row is not None and wanted(row) else None
 
-        # Each change of a row is an event, so the row is looked at again after each.
         since = 0
         deadline = self.history.now() + self.budgets.work
         while True:
@@ -211,7 +227,7 @@ class Lab:
             if all(not worker.alive for worker in self.workers):
                 self._watch.sync(self.budgets.work)
                 return asked(())
-            self.history.wait(lambda e: e.kind in (h.ROW_CHANGED, h.EXIT), min(left, 2.0), since)
+            self.history.wait(lambda e: e.kind in ROW_NEWS, min(left, 2.0), since)
 
     # Workers
 
@@ -236,11 +252,11 @@ class Lab:
         worker = Worker(self, name)
         self.workers.append(worker)
         worker.start(poll_interval, stuck_after, hold, env or {}, hold_before)
+        told = f"; {told}" if told else ""
         if ready:
             worker.expect_ready()
-            self.tell(f"Started {name}; it connected and polled.")
-        else:
-            self.tell(f"Started {name}" + (f"; {told}." if told else "."))
+            told += "; it connected and polled"
+        self.tell(f"Started {name}{told}.")
         return worker
 
     # Findings
@@ -336,10 +352,16 @@ class OutsideWorld:
             expected,
             f"No such call came, and {task} is marked “{status}” all the same." if status
             else f"No such call came in {lab.budgets.work:.0f} s.",
+            self.refused_evidence(),
             lab.row_evidence(task) if task else None,
             *(w.statement_evidence() for w in workers),
             *(w.log_evidence() for w in workers),
         )  # fmt: skip
+
+    def refused_evidence(self) -> Evidence:
+        """Requests that were no call, and why."""
+        notes = [e for e in self._lab.history.events(h.NOTE) if e.data.get("malformed")]
+        return Evidence("Requests that were no call", tuple(f"{e.who} {e.text}" for e in notes[:5]))
 
     def wait_call(
         self, task: Task | None, worker: Worker | None, timeout: float

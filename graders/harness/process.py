@@ -324,12 +324,6 @@ class Process:
         for stream in list(self._open):
             while stream in self._open and self._readable(stream):
                 pass
-        if how.signal == "SIGXFSZ" and self.cap is None:
-            self.cap = "files"
-            limit = size(self._caps.disk_bytes)
-            self._history.add(
-                h.CAP, self.name, f"it wrote a file that reached the limit of {limit}", cap="files"
-            )
         if self._open and self.cap is None:
             # A child of it still holds them. Its own lines have been read.
             self._loop.loop.call_later(HELD_PIPES, self._record_exit)
@@ -344,6 +338,10 @@ class Process:
         if self.cap is not None:
             self._hang_up()
         how = self._how
+        if how.signal == "SIGXFSZ" and self.cap is None:
+            self.cap = "files"
+            words = f"it wrote a file that reached the limit of {size(self._caps.disk_bytes)}"
+            self._history.add(h.CAP, self.name, words, cap="files")
         if how.signal:
             words = f"ended by {how.signal}"
         elif how.code is None:

@@ -31,6 +31,8 @@ from graders.harness.report import json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
 from graders.harness.submission import Submission, SubmissionError, base_env
 
+LEAST_SPACE = 4 * 2**20  # bytes; with less, a server's errors are the disk's and not the worker's
+
 
 @dataclass(frozen=True)
 class Options:
@@ -253,9 +255,8 @@ class GradingSession:
         except Finding as found:
             verdict = results.FAILED
             finding = FindingReport(found.code, found.expected, found.seen, found.evidence)
-            if not self.stopping and not self._servers_answer():
+            if reason := self._own_trouble():
                 verdict, finding = results.COULD_NOT_GRADE, None
-                reason = "A server that the grader had started has gone."
         except Exception as error:
             verdict, reason = results.COULD_NOT_GRADE, str(_as_could_not_grade(error))
         steps, rows = (), ()
@@ -283,12 +284,19 @@ class GradingSession:
             )  # fmt: skip
         self._schedule()
 
-    def _servers_answer(self) -> bool:
-        """Whether the servers still answer: asked before a finding is believed."""
+    def _own_trouble(self) -> str:
+        """What is wrong with the servers or this machine: asked before a finding is believed."""
+        if self.stopping:
+            return ""
+        folders = [self.run_dir, *(server.folder for server in self.services.all)]
         try:
-            return self.services.healthy()
-        except Exception:
-            return False
+            if any(shutil.disk_usage(f).free < LEAST_SPACE for f in folders if f is not None):
+                return "There is no space left on the disk."
+            if self.services.healthy():
+                return ""
+        except Exception as error:  # whatever it is, it is not the worker's
+            return f"A server of the grader's cannot be asked: {error}"
+        return "A server that the grader had started has gone."
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""

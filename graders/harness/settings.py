@@ -147,6 +147,8 @@ class Settings:
     def submission(self) -> Path:
         """The folder to grade or to run: SRC, or the lab's starter. SettingError if missing."""
         path = self.src or self.the_lab.starter
+        if not self.src and Path.cwd() == ROOT:
+            path = path.relative_to(ROOT)  # as a user would name it
         if not path.exists():
             what = f"SRC={path}" if self.src else f"starter/{self.the_lab.name}"
             raise SettingError(f"There is no folder {what} (seen from {Path.cwd()}).")

@@ -105,6 +105,7 @@ class Hold(Gate):
         self._reached = threading.Condition()
         self._handed_out = 0
         self._waiting: deque[tuple[Step, asyncio.Future[None]]] = deque()  # loop
+        self._ended = False  # loop
 
     def wants(self, when: str, step: Step) -> bool:
         """Whether this step is to be held here (loop). Counts it if so: ask once."""
@@ -136,21 +137,23 @@ class Hold(Gate):
 
     def release(self) -> None:
         """Let everything held go on, and hold nothing more."""
-        self._owner.loop.call(self._open, None)
+        self._end(None)
 
     def drop(self) -> None:
         """Swallow what is held (the message, or the answer), and hold nothing more."""
-        self._owner.loop.call(self._open, Drop)
+        self._end(Drop)
 
     def cut(self) -> None:
         """Cut the connections of what is held, and hold nothing more."""
-        self._owner.loop.call(self._open, Cut)
+        self._end(Cut)
 
     def next(self) -> None:
-        """Let the first one held go on; the hold still catches what it may."""
-        self._owner.loop.call(self._let_one_go)
+        """Let the first one that is held go on; the hold still catches what it may."""
+        self._owner.loop.call_soon(self._let_one_go)
 
     async def _wait(self, step: Step) -> None:
+        if self._ended:  # while the step was at another gate
+            return
         going: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (step, going)
         self._waiting.append(entry)
@@ -169,8 +172,14 @@ class Hold(Gate):
             if not going.done():
                 going.set_result(None)
 
-    def _open(self, decision: type[Exception] | None) -> None:
+    def _end(self, decision: type[Exception] | None) -> None:
+        # Not waited for: a check may do this while it holds the history's lock, which the loop
+        # may be waiting for.
         self._left = 0
+        self._owner.loop.call_soon(self._open, decision)
+
+    def _open(self, decision: type[Exception] | None) -> None:
+        self._ended = True
         self._owner._forget(self)
         while self._waiting:
             _, going = self._waiting.popleft()
@@ -197,7 +206,7 @@ class Gated:
     ) -> Hold:
         """Hold the next `times` steps (None: all) that match, before or after the server's word."""
         hold = Hold(self, match, when, times)
-        self.loop.call(self._holds.append, hold)
+        self._holds.append(hold)
         return hold
 
     def _forget(self, hold: Hold) -> None:

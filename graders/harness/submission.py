@@ -366,7 +366,7 @@ def copy_folder(source: Path, target: Path, run_dir: Path) -> list[str]:
 def _copy_link(link: Path, target: Path, root: Path, notes: list[str]) -> None:
     """Make a link again, relative, if it stays inside the folder."""
     goal = Path(os.path.normpath(link.parent / os.readlink(link)))
-    if goal.is_relative_to(root) and link.resolve().is_relative_to(root):
+    if goal.is_relative_to(root) and Path(os.path.realpath(link)).is_relative_to(root):
         os.symlink(os.path.relpath(goal, link.parent), target)
     else:
         notes.append(f"{link.relative_to(root)} was not copied: it links to outside the folder.")

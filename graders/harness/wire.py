@@ -43,6 +43,7 @@ class Wire(Gated):
         self._server: asyncio.Server | None = None
         self._parked: socket.socket | None = None
         self._connections: dict[int, Connection] = {}
+        self._backends: dict[int, None] = {}
         self._opened = 0
         self._refusing = False
         self._stalled = False
@@ -75,7 +76,17 @@ class Wire(Gated):
     @property
     def connections(self) -> list[ConnectionInfo]:
         """The open connections, oldest first."""
-        return self.loop.call(self._list)
+        # Read without asking the loop, which may be waiting for a lock that the caller holds.
+        return self._list()
+
+    @property
+    def backends(self) -> list[int]:
+        """The pids of all PostgreSQL backends this process has had, those that ended included.
+
+        A backend outlives its client while it waits for a lock: whoever kills a worker also
+        terminates these.
+        """
+        return list(self._backends)
 
     def settle(self, timeout: float, blocked_ok: bool = False) -> bool:
         """Wait until no unit is under way: each sent one was answered and delivered.
@@ -171,8 +182,8 @@ class Wire(Gated):
 
     def _list(self) -> list[ConnectionInfo]:
         return [ConnectionInfo(c.number, c.backend, c.status, c.current is None and not c.queue,
-                               c.current.step if c.current is not None else None)
-                for c in self._connections.values() if c.announced and not c.disconnected]
+                               len(c.queue), c.current.step if c.current is not None else None)
+                for c in list(self._connections.values()) if c.announced and not c.disconnected]
 
     def _settled(self, connection: Connection, blocked_ok: bool) -> bool:
         if connection.closed or connection.current is None:

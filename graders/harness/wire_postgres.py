@@ -381,7 +381,8 @@ class PostgresConnection(Connection):
     def _greeting(self, unit: Unit, kind: int, buffer: bytearray, at: int, end: int) -> bool:
         """One message of the server before the session stands."""
         if kind == 0x4B:  # BackendKeyData
-            self.backend = _INT32.unpack_from(buffer, at + 5)[0]
+            self.backend = int(_INT32.unpack_from(buffer, at + 5)[0])
+            self.wire._backends[self.backend] = None
         elif kind == 0x52 and _INT32.unpack_from(buffer, at + 5)[0] == 0:
             self.authenticated = True
         elif kind == 0x45:

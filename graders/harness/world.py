@@ -9,6 +9,7 @@ its call was accepted, whatever the worker writes into its database.
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import secrets
 import socket
@@ -450,8 +451,9 @@ class _Exchange(asyncio.Protocol):
             return
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
-        self.send(h11.Response(status_code=status, headers=headers), h11.Data(data=raw),
-                  h11.EndOfMessage())
+        response = h11.Response(status_code=status, headers=headers,
+                                reason=http.client.responses.get(status, ""))
+        self.send(response, h11.Data(data=raw), h11.EndOfMessage())
 
     def next_cycle(self) -> None:
         """Read the next request of this connection, if it is kept open."""

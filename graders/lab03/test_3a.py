@@ -270,7 +270,7 @@ def test_logs_tell_the_story(lab):
     worker = lab.start_worker(ready=False, hold_before=asks_for_tasks)
     worker.expect_held()
     begun = worker.read_log()
-    lab.tell(f"Started {worker.name}, and held its first poll until its log was read.")
+    lab.tell(f"Held its first poll until the log of {worker.name} had been read.")
     worker.hold_no_more()
     worker.expect_polls(3)
     logs.expect_lines(

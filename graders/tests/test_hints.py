@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,10 @@ def test_long_hints_fit_the_page(kit: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("lab", settings.labs(), ids=lambda lab: lab.name)
 def test_the_hints_of_this_kit_are_well_made(lab: settings.Lab) -> None:
     hints.read(lab)
+
+
+@pytest.mark.parametrize("lab", settings.labs(), ids=lambda lab: lab.name)
+def test_every_check_has_hints_and_every_hint_a_check(lab: settings.Lab) -> None:
+    source = "\n".join(path.read_text() for path in lab.grader.glob("test_*.py"))
+    checks = re.findall(r"^(?:async )?def test_(\w+)\(lab\b", source, re.MULTILINE)
+    assert sorted(hints.read(lab)) == sorted(checks)

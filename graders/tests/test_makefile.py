@@ -113,7 +113,7 @@ def test_from_nothing_to_a_command_and_then_at_no_cost(kit: Path) -> None:
 
     again = make(kit, "labs", "SRC=$$HOME `id`", "CHECK=x", N="3")
     assert again.stderr == ""
-    assert again.stdout == "['labs'] ['$$HOME `id`', 'x', '3']\n"
+    assert again.stdout == "['labs'] ['$HOME `id`', 'x', '3']\n"  # $$ is make's way to say $
     assert make(kit, "labs", SRC="$HOME #").stdout == "['labs'] ['$HOME #', '', '']\n"
 
     # The kit itself can be imported from anywhere, with no package of it installed.

@@ -294,6 +294,7 @@ class TestCaps:
         (end,) = history.events(h.EXIT)
         assert cap.n < end.n
         assert cap.data["cap"] == process.cap
+        process.kill()
         assert process.living() == []
         return cap.text
 
@@ -328,7 +329,8 @@ class TestCaps:
     @pytest.mark.parametrize("folder", ["os.environ['TMPDIR']", "'.'"])
     def test_files(self, start: Start, history: History, tmp_path: Path, folder: str) -> None:
         process = start(
-            f"for n in range(99): open(f'{{{folder}}}/f{{n}}', 'wb').write(bytes(1 << 20))\n"
+            f"os.chdir({folder})\n"
+            "for n in range(99): open(f'f{n}', 'wb').write(bytes(1 << 20))\n"
             "sleep()",
             Caps(disk_bytes=8 << 20),
         )

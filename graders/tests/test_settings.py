@@ -80,3 +80,12 @@ def test_a_submission_is_the_starter_or_src(tmp_path: Path) -> None:
         _ = settings.read({"SRC": str(tmp_path / "none")}).submission
     with pytest.raises(SettingError, match="Say which lab"):
         _ = settings.read({}).submission
+
+
+def test_the_starter_is_named_as_a_user_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(settings.ROOT)
+    assert settings.read({"LAB": "3"}).submission == Path("starter/lab03")
+    monkeypatch.chdir(tmp_path)
+    assert settings.read({"LAB": "3"}).submission == settings.ROOT / "starter" / "lab03"

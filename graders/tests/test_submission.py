@@ -171,14 +171,14 @@ class TestFolder:
         copy = loaded.copy
         assert copy.parent == run_dir
         assert sorted(p.name for p in copy.iterdir()) == [
-            "Procfile", "absolute", "dangling", "empty", "inside", "node_modules", "run.sh",
-            "worker",
+            "Procfile", "absolute", "dangling", "empty", "inside", "loop", "node_modules",
+            "run.sh", "worker",
         ]  # fmt: skip
         assert (copy / "node_modules" / "file").exists()
         assert os.access(copy / "run.sh", os.X_OK)
         assert (copy / "inside").read_text() == "x"
         assert (copy / "absolute").resolve() == (copy / "worker").resolve(), "not the original"
-        assert sorted(note.split()[0] for note in loaded.notes) == ["loop", "outside", "pipe", "up"]
+        assert sorted(note.split()[0] for note in loaded.notes) == ["outside", "pipe", "up"]
         shutil.rmtree(folder)
         assert (copy / "absolute" / "__main__.py").read_text() == "x"
 
@@ -250,7 +250,7 @@ class TestBuild:
 class TestEnvironment:
     def test_is_an_allowlist(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("PGHOST", "PGPASSWORD", "PYTHONPATH", "PYTHONUNBUFFERED", "DATABASE_URL",
-                     "SECRET_TOKEN", "VIRTUAL_ENV", "http_proxy", "PYTHONDONTWRITEBYTECODE"):  # fmt: skip
+                     "SECRET_TOKEN", "VIRTUAL_ENV", "http_proxy"):  # fmt: skip
             monkeypatch.setenv(name, "x")
         monkeypatch.setenv("LC_ALL", "C.UTF-8")
         monkeypatch.setenv("TZ", "Europe/Oslo")

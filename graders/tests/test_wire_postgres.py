@@ -405,6 +405,7 @@ def test_psql(proxied: Proxied) -> None:
 def test_encryption_is_declined_and_the_session_goes_on_without(proxied: Proxied) -> None:
     with proxied.connect(sslmode="prefer", gssencmode="prefer") as connection:
         assert connection.execute("SELECT 5").fetchone() == (5,)
+    assert proxied.wire.wait_closed(BOUND)
     assert proxied.words() == ["connect", "SELECT 5", "close"]
     with pytest.raises(psycopg.OperationalError, match="does not support SSL"):
         proxied.connect(sslmode="require")
