@@ -328,7 +328,12 @@ class Connection:
             if not self.queue or self._eof_from_server:
                 return False
             self.current = unit = self.queue.popleft()
-            unit.step = self.make_step(unit)
+            try:
+                unit.step = self.make_step(unit)
+            except (ValueError, IndexError, struct.error):
+                # The server will say what is wrong with it.
+                words = "(a message that cannot be read)"
+                unit.step = self.step("query", words, words)
             if unit.step is not None:
                 self.wire._arrived(unit.step)
             unit.state = BEFORE

@@ -25,6 +25,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from graders.harness import keeper_program
 
 ANSWER_TIME = 60.0  # seconds after which a keeper that does not answer is taken for lost
@@ -80,8 +82,9 @@ class Keeper:
         ours, theirs = socket.socketpair()
         program = Path(keeper_program.__file__)
         command = [sys.executable, "-I", str(program), str(theirs.fileno())]
-        if portable:
-            command.append("portable")
+        if portable or not Path("/proc/self/stat").exists():
+            # Isolated, it would not find it if it is on PYTHONPATH only.
+            command.append(str(Path(psutil.__file__).parents[1]))
         try:
             process = subprocess.Popen(
                 command,
@@ -356,17 +359,18 @@ def _why(
     if stage != "program":
         return f"This machine cannot start another process now: {said}."
     if "/" not in program:
-        if number == errno.ENOENT and not _script_on_path(program, env, cwd):
+        found = _file_on_path(program, env, cwd)
+        if found is None and number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
             return f"There is no program “{program}” on the PATH."
-        path = _script_on_path(program, env, cwd) or Path(program)
+        path = found or Path(program)
     else:
         path = Path(cwd, program)
     if number in (errno.ENOENT, errno.ENOTDIR):
-        if not path.exists():
+        if not os.path.exists(path):
             return f"There is no program “{program}”."
         return f"“{program}” cannot be started: {_interpreter_trouble(path)}."
     if number == errno.EACCES:
-        if path.is_dir():
+        if os.path.isdir(path):
             return f"“{program}” is a folder, not a program."
         if not os.access(path, os.X_OK):
             return f"“{program}” is not executable: chmod +x makes it so."
@@ -376,11 +380,11 @@ def _why(
     return f"“{program}” cannot be started: {said}."
 
 
-def _script_on_path(program: str, env: Mapping[str, str], cwd: Path | str) -> Path | None:
+def _file_on_path(program: str, env: Mapping[str, str], cwd: Path | str) -> Path | None:
     """The file of this name on the PATH, if there is one, executable or not."""
     for folder in env.get("PATH", os.defpath).split(":"):
         path = Path(cwd, folder or ".", program)
-        if path.is_file():
+        if os.path.isfile(path):  # Path.is_file would raise where a folder may not be looked into
             return path
     return None
 

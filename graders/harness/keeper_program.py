@@ -876,21 +876,25 @@ def kill_everything_marked(prefix: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """`keeper_program.py FD [portable]`."""
+    """`keeper_program.py FD [FOLDER]`: with the folder that holds psutil, work without /proc."""
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
     # A collection would touch, and so copy, the memory that it shares with what it forks.
     gc.disable()
-    portable = "portable" in arguments[1:] or not os.path.exists("/proc/self/stat")
-    program = Program(control, portable)
+    program = None
     try:
+        sys.path.extend(arguments[1:])
+        program = Program(control, portable=bool(arguments[1:]))
         program.run()
     except BaseException:
         import traceback
 
-        with contextlib.suppress(Exception):
-            program.tell(event="broken", text=traceback.format_exc())
-        program.end()
+        text = json.dumps({"event": "broken", "text": traceback.format_exc()}).encode()
+        with contextlib.suppress(OSError):
+            control.settimeout(1.0)
+            control.sendall(struct.pack("!I", len(text)) + text)
+        if program is not None:
+            program.end()
 
 
 if __name__ == "__main__":

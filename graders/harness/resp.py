@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 NEWLINE = b"\r\n"
+MOST_WORDS = 1024 * 1024  # of one command, as Redis has it
 _LINES = b"+-:_#,("  # the whole value is one line
 _BULKS = b"$!="  # a length, then as many bytes
 _ARRAYS = {0x2A: 1, 0x7E: 1, 0x3E: 1, 0x25: 2}  # * ~ > %: values per counted element
@@ -29,6 +30,8 @@ def command(buffer: bytearray, at: int) -> tuple[list[bytes], int] | None:
     if buffer[at] != 0x2A:  # an inline command, as typed into telnet
         return bytes(buffer[at:end]).split(), end + 2
     count = _number(buffer, at + 1, end)
+    if count > MOST_WORDS:
+        raise NotRespError(f"a command of {count} words")
     at = end + 2
     words: list[bytes] = []
     for _ in range(count):
@@ -38,6 +41,8 @@ def command(buffer: bytearray, at: int) -> tuple[list[bytes], int] | None:
         if buffer[at] != 0x24:
             raise NotRespError("a command whose words are not bulk strings")
         length = _number(buffer, at + 1, end)
+        if length < 0:
+            raise NotRespError("a word of negative length")
         at = end + 2
         if len(buffer) < at + length + 2:
             return None

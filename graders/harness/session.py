@@ -288,6 +288,8 @@ class GradingSession:
         """What is wrong with the servers or this machine: asked before a finding is believed."""
         if self.stopping:
             return ""
+        if self.loop.errors:
+            return f"The grader's own proxy failed: {self.loop.errors[0]!r}"
         folders = [self.run_dir, *(server.folder for server in self.services.all)]
         try:
             if any(shutil.disk_usage(f).free < LEAST_SPACE for f in folders if f is not None):

@@ -5,30 +5,36 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+LIMIT = 64 * 1024  # characters
+
 # What must not be looked into: comments, strings, quoted names, dollar quotes. See "Lexical
 # Structure" in PostgreSQL's manual. Nested comments are taken as far as their first end.
 _TOKEN = re.compile(
     r"""
       (?P<comment> --[^\n]* | /\*.*?(?:\*/|\Z) )
-    | (?P<quoted> [eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)
-                | '(?:[^']|'')*(?:'|\Z)
-                | "(?:[^"]|"")*(?:"|\Z)
-                | (?<![\w$])\$(?P<tag>[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*|)\$
-                  .*?(?:\$(?P=tag)\$|\Z) )
+    | (?P<quoted> [eE]'[^'\\]*(?:(?:\\.|'')[^'\\]*)*(?:'|\Z)
+                | '[^']*(?:''[^']*)*(?:'|\Z)
+                | "[^"]*(?:""[^"]*)*(?:"|\Z)
+                | \$(?P<tag>[^\W\d]\w*|)\$.*?(?:\$(?P=tag)\$|\Z) )
     | (?P<end> ; )
     | (?P<space> \s+ )
-    | (?P<other> [^\s;'"$/eE-]+ | . )
+    | (?P<other> [\w$]+ | . )  # a whole word: what looks like E'' or $$ is not, inside of one
     """,
     re.VERBOSE | re.DOTALL,
 )
 
 
-@lru_cache(maxsize=2048)
 def statements(sql: str) -> tuple[str, ...]:
     """The statements of a text, each on one line, without comments and without empty ones.
 
-    White space inside strings is kept, save line ends, which would break the line.
+    White space inside strings is kept, save line ends, which would break the line. Of a very long
+    text only the beginning is told.
     """
+    return _statements(sql if len(sql) <= LIMIT else sql[:LIMIT] + " …")
+
+
+@lru_cache(maxsize=1024)
+def _statements(sql: str) -> tuple[str, ...]:
     found: list[str] = []
     words: list[str] = []
 

@@ -181,9 +181,14 @@ class Wire(Gated):
         return connection
 
     def _list(self) -> list[ConnectionInfo]:
-        return [ConnectionInfo(c.number, c.backend, c.status, c.current is None and not c.queue,
-                               len(c.queue), c.current.step if c.current is not None else None)
-                for c in list(self._connections.values()) if c.announced and not c.disconnected]
+        found = []
+        for c in list(self._connections.values()):
+            if c.announced and not c.disconnected:
+                unit, queued = c.current, len(c.queue)
+                found.append(ConnectionInfo(c.number, c.backend, c.status,
+                                            unit is None and not queued, queued,
+                                            unit.step if unit is not None else None))
+        return found
 
     def _settled(self, connection: Connection, blocked_ok: bool) -> bool:
         if connection.closed or connection.current is None:

@@ -234,7 +234,11 @@ class RedisConnection(Connection):
         if len(reply) > PARSED:
             step.tags = (f"{len(reply)} bytes",)
             return
-        got = resp.value(reply)
+        try:
+            got = resp.value(reply)
+        except RecursionError:
+            step.tags = ("deeply nested",)
+            return
         if reply[:1] in (b"-", b"!"):
             step.error = str(got)
             return

@@ -127,7 +127,7 @@ class Worker:
     # Waiting
 
     def wait(self, wanted: Any, budget: float, since: int = 0) -> Any:
-        """Wait until `wanted(events)` is true, or the worker has ended, or the budget is used up."""
+        """Wait until `wanted(events)` is true, the worker has ended, or the budget is used up."""
         got = self.lab.history.wait_until(
             lambda events: wanted(events) or not self.alive, budget, since
         )
@@ -317,7 +317,7 @@ class Worker:
         if row is None or row["status"] != "completed":
             raise lab.finding(
                 "task-dropped-on-stop",
-                f"{self.name} finishes {task}, which it had in hand, and records it before it ends.",
+                f"{self.name} finishes {task}, which it has in hand, and records it, then ends.",
                 f"It {how_it_ended(self.process.exit)}, and {task} is "
                 f"“{row['status'] if row else 'gone'}”.",
                 lab.row_evidence(task),

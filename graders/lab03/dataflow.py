@@ -42,7 +42,7 @@ def expect_drawn(lab, worker: Worker) -> None:
         raise lab.finding(
             "diagram-incomplete",
             "The diagram's arrows contain, in this order, the messages that were observed.",
-            f"Message {missing + 1}, {_said(seen[missing])}, is not drawn after the ones before it.",
+            f"Message {missing + 1}, {_said(seen[missing])}, is not drawn after those before it.",
             Evidence("Observed", tuple(f"{i}. {_said(m)}" for i, m in enumerate(seen, 1))),
             Evidence("Drawn", tuple(f"{i}. {_said(m)}" for i, m in enumerate(drawn, 1))),
         )

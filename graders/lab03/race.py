@@ -13,6 +13,7 @@ from graders.harness import history as h
 from graders.harness.worker import Worker, asks_for_tasks
 
 HOUR = 3600
+NEWS = (h.STEP_DELIVERED, h.CALL_ARRIVED, h.EXIT)
 ENOUGH = 4  # polls after which a worker that has found no task is believed to find none
 MOMENTS = 6  # of a claim at which a second worker is tried; a claim has one or two
 
@@ -133,6 +134,21 @@ def _expect_own_task(lab, first: Worker, second: Worker) -> None:
         second.statement_evidence(),
         second.log_evidence(),
     )
+
+
+def wait_until_polled(lab, worker: Worker, times: int) -> None:
+    """Wait until the worker has polled so often from now on, has a task in hand, or is blocked.
+
+    Blocked it leaves everything alone; that it waits for a lock is for another check to judge.
+    """
+    since = len(lab.history)
+    deadline = time.monotonic() + lab.budgets.work
+    while time.monotonic() < deadline and not lab.session.stopping:
+        if worker.calls or worker.polls(since) >= times or _waits(lab, worker):
+            return
+        worker.fail_if_ended(f"{worker.name} goes on polling.")
+        lab.history.wait(lambda e: e.kind in NEWS, 0.05, len(lab.history))
+    worker.expect_polls(times, since)
 
 
 def _wait_until_settled(lab, workers: list[Worker]) -> None:

@@ -436,8 +436,11 @@ threading.Event().wait()
         with contextlib.ExitStack() as stack:
             stack.callback(grader.wait)
             stack.callback(grader.kill)
-            lines = list(iter(lambda: grader.stdout.readline().strip(), "ready"))
-            pids = [int(line) for line in lines]
+            lines = []
+            while not lines or lines[-1] != "ready":
+                lines.append(grader.stdout.readline().strip())
+                assert lines[-1], "the grader has ended by itself"
+            pids = [int(line) for line in lines[:-1]]
             assert len(pids) == 2 * len(ESCAPES)
             os.killpg(grader.pid, way)
         wait_gone(*pids)

@@ -100,6 +100,8 @@ def test_statements_are_split_and_folded_outside_of_quotes_only() -> None:
     assert sql.statements("SELECT $1, a$b, $tag$ ; $$ ; $tag$") == (
         "SELECT $1, a$b, $tag$ ; $$ ; $tag$",)
     assert sql.statements("SELECT 'never ended ; ") == ("SELECT 'never ended ;",)
+    assert sql.statements("SELECT date'1;' , value$$;") == ("SELECT date'1;' , value$$",)
+    assert len(sql.one_line("SELECT '" + "x" * 1_000_000)) <= sql.LIMIT + 2
     assert sql.one_line("SELECT\n\t1;") == "SELECT 1"
 
 
@@ -536,6 +538,7 @@ def test_held_after_the_servers_word(proxied: Proxied, aside: Any) -> None:
         assert not done.done()
         hold.release()
         done.result(BOUND)
+        assert proxied.wire.settle(BOUND)  # the client may be quicker than the history
         assert step.delivered_at is not None
 
 
@@ -786,6 +789,17 @@ def test_clients_that_speak_something_else(proxied: Proxied) -> None:
                 assert client.recv(100) == b""
     assert proxied.wire.wait_closed(BOUND)
     assert proxied.steps() == []
+
+
+def test_a_message_that_cannot_be_read_is_the_servers_business(proxied: Proxied) -> None:
+    connection = proxied.connect()
+    bind = b"no end of string"
+    sync = b"S" + struct.pack(">i", 4)
+    os.write(connection.fileno(), b"B" + struct.pack(">i", 4 + len(bind)) + bind + sync)
+    assert proxied.wire.settle(BOUND)
+    (step,) = proxied.steps("query")
+    assert step.words == "(a message that cannot be read)"
+    assert step.sqlstate == "08P01"
 
 
 def test_large_messages_in_both_directions(proxied: Proxied) -> None:

@@ -118,6 +118,10 @@ def test_commands() -> None:
         assert resp.command(bytearray(raw[:cut]), 0) is None
     with pytest.raises(resp.NotRespError):
         resp.command(bytearray(b"*1\r\n:1\r\n"), 0)
+    with pytest.raises(resp.NotRespError):
+        resp.command(bytearray(b"*1000000000\r\n"), 0)
+    with pytest.raises(resp.NotRespError):
+        resp.command(bytearray(b"*100\r\n$-9\r\n"), 0)
 
 
 # Words -----------------------------------------------------------------------------------------
