@@ -23,7 +23,7 @@ from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
 from graders.harness.database import DatabaseFactory
 from graders.harness.history import History
-from graders.harness.keeper import Keeper, SpawnError
+from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.lab import Lab
 from graders.harness.loop import LoopThread
 from graders.harness.process import Caps, Process
@@ -193,6 +193,8 @@ class GradingSession:
             return Process.start(
                 self.keeper, self.loop, history, name, argv, env, self.submission.copy, Caps()
             )
+        except KeeperLost as error:
+            raise CouldNotGrade(str(error)) from None
         except SpawnError as error:
             raise Finding(
                 "command-not-found",

@@ -165,7 +165,7 @@ class Worker:
             raise self.lab.finding(
                 "never-polled",
                 expected,
-                f"In {self.lab.budgets.work:.0f} s it polled {self.polls(since)} times.",
+                f"In {self.lab.budgets.work:.0f} s it polled {times(self.polls(since))}.",
                 self.statement_evidence(),
                 self.log_evidence(),
             )
@@ -387,10 +387,15 @@ class Worker:
 
     def close(self) -> None:
         """End its process and its proxy, whatever state they are in."""
-        if self.process is not None and self.process.exit is None:
-            self.process.kill()
+        if self.process is not None:
+            self.process.close()  # also when it has ended: what it started may not have
         if self.wire is not None:
             self.wire.close()
+
+
+def times(count: int) -> str:
+    """ "once", "3 times", "0 times"."""
+    return "once" if count == 1 else f"{count} times"
 
 
 def how_it_ended(ended: Exit) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 
 from graders.harness import history as h
-from graders.harness.worker import Worker, asks_for_tasks
+from graders.harness.worker import Worker, asks_for_tasks, times
 
 HOUR = 3600
 NEWS = (h.STEP_DELIVERED, h.CALL_ARRIVED, h.EXIT)
@@ -94,8 +94,9 @@ def second_worker_while_first_claims(lab) -> None:
     first = lab.start_worker(
         poll_interval=HOUR, ready=False, hold=lambda s: asks_for_tasks(s) and s.status == "T"
     )
+    first.expect_ready(h.STEP_ARRIVED)
     for _ in range(MOMENTS):
-        step = first.wait_held_or_call(lab.budgets.boot)
+        step = first.wait_held_or_call(lab.budgets.work)
         if step is None:
             break
         lab.tell(f"Held {first.name} after “{_shown(step.words)}”, inside its transaction.")
@@ -130,13 +131,13 @@ def _expect_own_task(lab, first: Worker, second: Worker) -> None:
         "one-worker-idle",
         f"{second.name} takes a task of its own while {first.name} is claiming another: two are "
         "pending.",
-        f"It polled {second.polls()} times and took none.",
+        f"It polled {times(second.polls())} and took none.",
         second.statement_evidence(),
         second.log_evidence(),
     )
 
 
-def wait_until_polled(lab, worker: Worker, times: int) -> None:
+def wait_until_polled(lab, worker: Worker, count: int) -> None:
     """Wait until the worker has polled so often from now on, has a task in hand, or is blocked.
 
     Blocked it leaves everything alone; that it waits for a lock is for another check to judge.
@@ -144,11 +145,11 @@ def wait_until_polled(lab, worker: Worker, times: int) -> None:
     since = len(lab.history)
     deadline = time.monotonic() + lab.budgets.work
     while time.monotonic() < deadline and not lab.session.stopping:
-        if worker.calls or worker.polls(since) >= times or _waits(lab, worker):
+        if worker.calls or worker.polls(since) >= count or _waits(lab, worker):
             return
         worker.fail_if_ended(f"{worker.name} goes on polling.")
         lab.history.wait(lambda e: e.kind in NEWS, 0.05, len(lab.history))
-    worker.expect_polls(times, since)
+    worker.expect_polls(count, since)
 
 
 def _wait_until_settled(lab, workers: list[Worker]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graders.harness.check import check
-from graders.harness.worker import asks_for_tasks
+from graders.harness.worker import asks_for_tasks, times
 from graders.lab03 import logs
 from graders.lab03.refusal import expect_refusal
 
@@ -155,24 +155,24 @@ def test_waits_between_empty_polls(lab):
             "busy-polling",
             f"{slow.name}, with WORKER_POLL_INTERVAL={HOUR} and nothing to do, polls once and "
             "then waits.",
-            f"It polled {slow.polls()} times while {quick.name}, whose interval is 0.1 s, "
-            f"polled {quick.polls()} times.",
+            f"It polled {times(slow.polls())} while {quick.name}, whose interval is 0.1 s, "
+            f"polled {times(quick.polls())}.",
             slow.statement_evidence(),
         )
-    times = quick.poll_times()[1:5]
-    if len(times) < 4:
+    polled = quick.poll_times()[1:5]
+    if len(polled) < 4:
         raise lab.finding(
             "slow-polling",
             f"{quick.name}, with WORKER_POLL_INTERVAL=0.1, polls again after 0.1 s.",
-            f"In {lab.budgets.work:.0f} s it polled {quick.polls()} times.",
+            f"In {lab.budgets.work:.0f} s it polled {times(quick.polls())}.",
             quick.statement_evidence(),
         )
-    if times[-1] - times[0] < 0.5 * 0.1 * 3:  # half of it: some spread their polls at random
+    if polled[-1] - polled[0] < 0.5 * 0.1 * 3:  # half of it: some spread their polls at random
         raise lab.finding(
             "busy-polling",
             f"{quick.name}, with WORKER_POLL_INTERVAL=0.1 and nothing to do, waits 0.1 s between "
             "two polls.",
-            f"Three intervals took {1000 * (times[-1] - times[0]):.0f} ms together.",
+            f"Three intervals took {1000 * (polled[-1] - polled[0]):.0f} ms together.",
             quick.statement_evidence(),
         )
 

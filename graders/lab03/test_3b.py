@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from graders.harness.check import check
-from graders.harness.worker import asks_for_tasks
+from graders.harness.worker import asks_for_tasks, times
 from graders.lab03 import dataflow, race
 
 ROOT = "completes_a_pending_task"
@@ -218,7 +218,7 @@ def test_shares_the_work(lab):
             raise lab.finding(
                 "one-worker-idle",
                 expected,
-                f"It polled {worker.polls()} times and took none.",
+                f"It polled {times(worker.polls())} and took none.",
                 lab.row_evidence(*tasks[:3]),
                 worker.statement_evidence(),
                 worker.log_evidence(),
