@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.sql import SQL, Composed, Identifier
 
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade, Finding
@@ -268,7 +269,7 @@ class Lab:
 
     # The grader's own connection
 
-    def sql(self, query: str, params: Any = None) -> list[dict[str, Any]]:
+    def sql(self, query: str | Composed, params: Any = None) -> list[dict[str, Any]]:
         """Run a statement as the database's owner, and commit; rows as dictionaries."""
         with self._admin_lock:
             try:
@@ -280,6 +281,18 @@ class Lab:
                 raise CouldNotGrade(
                     f"The grader's own connection to PostgreSQL failed: {error}".strip()
                 ) from error
+
+    def use_no_index(self) -> None:
+        """Make PostgreSQL read tables from their first page on, for connections from now on.
+
+        By an index, rows may come in the order of a column that nobody has asked for.
+        """
+        for setting in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
+            self.sql(
+                SQL("ALTER DATABASE {} SET {} = off").format(
+                    Identifier(self.database.name), Identifier(setting)
+                )
+            )
 
     def connect(self, **options: Any) -> psycopg.Connection:
         """A connection of the grader's own, in autocommit; closed with the lab."""

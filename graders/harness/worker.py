@@ -157,13 +157,18 @@ class Worker:
                 self.log_evidence(),
             )
 
+    def wait_connected(self) -> None:
+        """Wait until it has opened a connection; not doing so is not judged here."""
+        connects = lambda _: bool(self.lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
+        self.wait(connects, self.lab.budgets.boot)
+
     def expect_polls(self, count: int, since: int = 0) -> None:
         """It polls so many times more (since event number `since`)."""
         if not self.wait(lambda _: self.polls(since) >= count, self.lab.budgets.work):
             expected = f"{self.name} goes on polling."
             self.fail_if_ended(expected)
             raise self.lab.finding(
-                "never-polled",
+                "slow-polling",
                 expected,
                 f"In {self.lab.budgets.work:.0f} s it polled {times(self.polls(since))}.",
                 self.statement_evidence(),
@@ -201,7 +206,7 @@ class Worker:
             raise lab.finding(
                 "connection-not-closed",
                 f"{self.name} closes its connection before it ends (PostgreSQL's Terminate).",
-                f"{len(opened - closed)} of its {len(opened)} open connections broke off "
+                f"{len(opened - closed)} of its open connections ({len(opened)}) broke off "
                 "without it.",
                 self.statement_evidence(),
                 self.log_evidence(),

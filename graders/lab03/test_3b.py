@@ -203,10 +203,10 @@ def test_shares_the_work(lab):
     This is what a second worker is started for.
     """
     tasks = [lab.add_task() for _ in range(10)]
-    workers = [lab.start_worker(ready=False) for _ in range(2)]
     # Each worker's first call is held until both have called: so both have a share for certain.
     held = []
-    for worker in workers:
+    for _ in range(2):
+        worker = lab.start_worker(ready=False)
         worker.wait(
             lambda _, who=worker: who.calls or who.polls() >= race.ENOUGH,
             lab.budgets.boot + lab.budgets.work,

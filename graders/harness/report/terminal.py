@@ -169,7 +169,7 @@ def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterato
             yield from _hanging("      ", paragraph, width, style="dim")
 
     if check.steps:
-        yield from _section("What was done")
+        yield from _section("What was done", width)
         yield from _steps(check.steps, width, verbose)
 
     finding = check.finding
@@ -181,14 +181,14 @@ def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterato
                             most=most)
         yield from _hanging("Finding   ", finding.code, width, label="dim", style="dim")
         for evidence in finding.evidence:
-            yield from _section(evidence.title)
+            yield from _section(evidence.title, width)
             yield from _evidence(evidence, width, verbose)
     elif check.reason:
         yield [("", "")]
         yield from _hanging("Seen      ", check.reason, width, label="bad", style="bold")
 
     if check.timeline:
-        yield from _section("Timeline")
+        yield from _section("Timeline", width)
         yield from timeline.lines(check.timeline, width, None if verbose else timeline.SHOWN_ROWS)
 
     yield [("", "")]
@@ -270,8 +270,13 @@ def _score(result: LabResult, width: int) -> Iterator[Line]:
             counts.append(f"{n} {word}")
     checks = "check" if len(result.checks) == 1 else "checks"
     of = ", ".join(counts)
-    yield [("bold", "Score     "), ("good" if full else "bold",
-            f"{result.earned} of {gradable} points"), ("dim", f"   {checks}: {of}" if of else "")]
+    points = f"{result.earned} of {gradable} points"
+    told = f"   {checks}: {of}" if of else ""
+    short = 10 + width_of(points + told) <= width
+    yield [("bold", "Score     "), ("good" if full else "bold", points),
+           ("dim", told if short else "")]
+    if not short:
+        yield from _plain(told.strip(), width, indent=10, style="dim")
     if open_points:
         yield from _plain(f"Another {open_points} points could not be graded and are not counted.",
                           width, indent=10)
@@ -322,9 +327,10 @@ def _make(target: str, lab: str, check: CheckResult, submission: str = "") -> st
 # --- small things ---------------------------------------------------------------------------------
 
 
-def _section(title: str) -> Iterator[Line]:
+def _section(title: str, width: int) -> Iterator[Line]:
     yield [("", "")]
-    yield [("bold", clean(title))]
+    for line in wrap(title, width, 2):
+        yield [("bold", line)]
 
 
 def _plain(text: str, width: int, *, indent: int = 0, style: str = "") -> Iterator[Line]:
