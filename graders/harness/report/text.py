@@ -152,7 +152,8 @@ def emit(lines: Iterable[Line | str], out: TextIO, *, color: bool) -> None:
         if not color:
             shown = shown.rstrip()
         if plain:
-            shown = shown.translate(_ASCII)
+            # a mark without a column of its own would become a question mark with one
+            shown = "".join(filter(_columns, shown)).translate(_ASCII)
             shown = shown.encode("ascii", "replace").decode("ascii")
         else:
             shown = shown.encode(encoding, "replace").decode(encoding)
