@@ -60,18 +60,11 @@ def expect_line(
     return number
 
 
-def expect_lines(worker: Worker, count: int, expected: str) -> None:
-    """Wait until so many lines have come."""
+def expect_lines(worker: Worker, count: int, expected: str, since: int = 0) -> None:
+    """Wait until there are so many lines; a finding tells how many came from `since` on."""
     if not _wait(worker, lambda _: len(worker.lines) >= count):
-        came = len(worker.lines)
+        came = len(worker.lines) - since
         raise _missing(worker, expected, f"{came} line{'s have' if came != 1 else ' has'} come.")
-
-
-def expect_another(worker: Worker, expected: str, since: int) -> int:
-    """Wait for one more line than `since`; how many there are then."""
-    if not _wait(worker, lambda _: len(worker.lines) > since):
-        raise _missing(worker, expected, "No further line has come.")
-    return len(worker.lines)
 
 
 def _wait(worker: Worker, wanted: Callable[[object], object]) -> object:

@@ -53,7 +53,7 @@ def test_refuses_to_start_without_a_database(lab):
     A worker that limps on with no database, or ends with status 0, looks healthy to whatever has
     started it. The message names the variable or the host, and never the password.
     """
-    expect_refusal(lab, missing=["DATABASE_URL"], malformed=["DATABASE_URL"])
+    expect_refusal(lab)
 
 
 @check("3a", points=5, needs=[ROOT])
@@ -292,16 +292,24 @@ def test_logs_tell_the_story(lab):
     )
     before = worker.read_log()
     worker.terminate()
-    begun = logs.expect_another(worker, "A line says that the shutdown has begun.", since=before)
+    worker.expect_alive()
     call.finish()
     worker.expect_exit(code=0, task=task)
-    done = logs.expect_line(
+    logs.expect_line(
         worker,
         f"After {task} is done, a line names its id and how long it took.",
         logs.names_and_a_number(task.id, ignore=(worker.name,)),
-        since=begun,
+        since=before,
     )
-    logs.expect_another(worker, "A last line says that the shutdown is complete.", since=done)
+    # Some say that they are stopping when the signal comes, others when the task is done; and two
+    # channels have no common order. So the lines are counted.
+    logs.expect_lines(
+        worker,
+        before + 3,
+        f"From SIGTERM on there are three lines: the shutdown has begun, {task} is done, the "
+        "shutdown is complete.",
+        since=before,
+    )
 
 
 @check("3a", points=2, needs=[ROOT])

@@ -148,10 +148,13 @@ def test_recovers_the_task_of_a_killed_worker(lab):
             "WORKER_STUCK_AFTER (0.5 s) is over."
         )
         second.fail_if_ended(expected)
+        ended = lab.final_status(task)
         raise lab.finding(
             "task-not-recovered",
             expected,
-            f"{lab.budgets.work:.0f} s later it had not.",
+            f"It did not; {task} is marked “{ended}” all the same."
+            if ended
+            else f"{lab.budgets.work:.0f} s later it had not.",
             lab.row_evidence(task),
             second.statement_evidence(),
             second.log_evidence(),
