@@ -262,9 +262,16 @@ class Lab:
 
     # Findings
 
-    def finding(self, code: str, expected: str, seen: str, *evidence: Evidence | None) -> Finding:
-        """A finding, told in the history too, where the timeline points at it."""
-        self.history.add(h.NOTE, "grader", f"this broke: {code}", code=code, broke=True)
+    def finding(
+        self,
+        code: str,
+        expected: str,
+        seen: str,
+        *evidence: Evidence | None,
+        at: h.Event | None = None,
+    ) -> Finding:
+        """A finding, told in the history too: the timeline points at `at`, or at this moment."""
+        self.history.add(h.NOTE, "grader", f"this broke: {code}", code=code, broke=True, event=at)
         return Finding(code, expected, seen, [e for e in evidence if e is not None and e.lines])
 
     # The grader's own connection
@@ -338,6 +345,11 @@ class OutsideWorld:
     def calls_of(self, task: Task) -> list[Call]:
         """The executions of one task."""
         return [call for call in self._world.calls if call.task_id == task.id]
+
+    def arrival(self, call: Call) -> h.Event | None:
+        """The event at which a call came in."""
+        came = self._lab.history.events(h.CALL_ARRIVED)
+        return next((event for event in came if event.data["call"] is call), None)
 
     def answer_all(self, policy: Any = "finish") -> None:
         """From now on answer every call at once: "finish", "fail", or a function of the call."""

@@ -30,6 +30,7 @@ def expect_each_once(lab, tasks: Iterable) -> None:
                 f"It was executed {len(calls)} times, by {who}.",
                 lab.row_evidence(task),
                 *(worker.statement_evidence(4) for worker in lab.workers),
+                at=lab.world.arrival(calls[1]),
             )
 
 

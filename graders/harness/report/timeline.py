@@ -79,7 +79,7 @@ def rows(
     drafts = _Teller(seen).tell()
     if broke is None:
         note = next((e for e in seen if e.kind == h.NOTE and e.data.get("broke")), None)
-        broke = note.data.get("event", note) if note else None
+        broke = (note.data.get("event") or note) if note else None
     if broke is not None and drafts:
         _mark(drafts, broke.n if isinstance(broke, Event) else broke, seen)
     drafts = _fold_logs(drafts)
@@ -599,8 +599,8 @@ def _shown(timeline: Sequence[TimelineRow], most: int | None) -> list[int]:
     marked = [i for i, row in enumerate(timeline) if row.mark == BROKE]
     centre = marked[0] if marked else count - 1
     keep = {*range(min(5, most // 4)), *range(count - 2, count), *marked}
-    # twice as much of what led to it as of what came after
-    near = sorted(range(count), key=lambda i: (centre - i) / 2 if i <= centre else i - centre)
+    # four times as much of what led to it as of what came after
+    near = sorted(range(count), key=lambda i: (centre - i) / 4 if i <= centre else i - centre)
     for i in near:
         if len(keep) >= most:
             break
