@@ -15,6 +15,7 @@ from graders.harness import servers
 from graders.harness.history import History
 from graders.harness.keeper import Keeper
 from graders.harness.loop import LoopThread
+from graders.harness.servers import containers
 
 _numbers = itertools.count(1)
 
@@ -99,3 +100,17 @@ def history() -> Iterator[History]:
     history = History()
     yield history
     history.close()
+
+
+@pytest.fixture
+def engine() -> None:
+    """A Docker engine with the images; where they are required, their lack is a failure."""
+    lack = ""
+    if not containers.engine_answers(timeout=10.0):
+        lack = "no Docker engine answers"
+    elif missing := containers.missing_images({"postgres", "redis"}):
+        lack = f"no image {missing}"
+    if lack and os.environ.get("WORKER_LABS_REQUIRE_CONTAINERS") == "1":
+        pytest.fail(lack)
+    if lack:
+        pytest.skip(lack)

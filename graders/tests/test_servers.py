@@ -405,20 +405,6 @@ def test_auto_falls_back_when_containers_do_not_start(
 # Containers
 
 
-@pytest.fixture
-def engine() -> None:
-    """A Docker engine with the images; where they are required, their lack is a failure."""
-    lack = ""
-    if not containers.engine_answers(timeout=10.0):
-        lack = "no Docker engine answers"
-    elif missing := containers.missing_images(BOTH):
-        lack = f"no image {missing}"
-    if lack and os.environ.get("WORKER_LABS_REQUIRE_CONTAINERS") == "1":
-        pytest.fail(lack)
-    if lack:
-        pytest.skip(lack)
-
-
 def labelled() -> list[dict]:
     """What the engine tells of the containers of all runs."""
     with containers._client() as client:
