@@ -70,7 +70,7 @@ def main(env: Mapping[str, str] | None = None) -> int:
     reference = measure(lab, settings.ROOT / "solutions" / lab.name)
     starter = measure(lab, settings.ROOT / "starter" / lab.name)
     floor = reference["processes"] * start / cores + reference["servers"]
-    result = reference["result"]
+    result, starts = reference["result"], reference["processes"]
     print(f"{lab.name}, {cores} cores, python -c 'import psycopg' {start:.2f} s\n")
     print(f"  {'check':44} {'verdict':10} {'seconds':>8} {'share':>6}")
     total = sum(check.seconds for check in result.checks)
@@ -81,7 +81,7 @@ def main(env: Mapping[str, str] | None = None) -> int:
   reference     {reference["seconds"]:6.2f} s   {result.earned} of {result.points} points
   first verdict {reference["first_verdict"]:6.2f} s
   servers       {reference["servers"]:6.2f} s
-  floor         {floor:6.2f} s   {reference["processes"]} processes x {start:.2f} s / {cores} cores + servers
+  floor         {floor:6.2f} s   {starts} starts x {start:.2f} s / {cores} cores + servers
   ratio         {reference["seconds"] / floor:6.2f}
   starter       {starter["seconds"]:6.2f} s
   grader memory {reference["memory_mb"]:6.0f} MB""")

@@ -125,7 +125,8 @@ def main(env: Mapping[str, str] | None = None) -> int:
 
     def add(proof: Proof) -> None:
         proofs.append(proof)
-        print(f"{'WRONG' if proof.problems else 'right':6} {proof.kind:10} {proof.name}", flush=True)
+        judged = "WRONG" if proof.problems else "right"
+        print(f"{judged:6} {proof.kind:10} {proof.name}", flush=True)
         for problem in proof.problems:
             print(f"         {problem}", flush=True)
 
@@ -166,7 +167,7 @@ def main(env: Mapping[str, str] | None = None) -> int:
         encoding="utf-8",
     )
     wrong = sum(bool(proof.problems) for proof in proofs)
-    print(f"\n{len(proofs)} workers, {wrong} judged wrongly. The matrix: reports/{lab.name}/proof.txt")
+    print(f"\n{len(proofs)} workers, {wrong} judged wrongly: see reports/{lab.name}/proof.txt")
     return 1 if wrong else 0
 
 
