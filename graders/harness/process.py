@@ -234,11 +234,22 @@ class Process:
                 return self._ended.wait(max(0.0, deadline - now))
             if not pending:
                 busy_until = busy_until or now + BUSY_TIME
-                if state in "SDTt" or now >= busy_until:
+                # Twice: a supervisor may have handed it on while the first look went on.
+                at_rest = state in "SDTt" and all(self._at_rest() for _ in range(2))
+                if at_rest or now >= busy_until:
                     return True
             if now >= deadline:
                 return not pending
             self._ended.wait(LOOK_EVERY)
+
+    def _at_rest(self) -> bool:
+        """Whether no process of it has the last signal pending, and all their threads sleep."""
+        return all(
+            not signal_state(pid, self._last_signal)[0]
+            and all(signal_state(int(thread), self._last_signal)[1] in "SDTtZX"
+                    for thread in threads_of(pid))
+            for pid in self.living()
+        )
 
     def kill(self) -> Exit | None:
         """SIGKILL to it and to all that it started; returns when they are gone.
@@ -360,6 +371,13 @@ class Process:
     def _hang_up(self) -> None:
         for stream in list(self._open):
             self._stop_reading(stream)
+
+
+def threads_of(pid: int) -> list[str]:
+    """The ids of a process's threads, which /proc knows like processes; none if it is gone."""
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{pid}/task")
+    return []
 
 
 def signal_state(pid: int, signum: int) -> tuple[bool, str]:

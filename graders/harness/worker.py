@@ -26,7 +26,7 @@ CAP_FINDINGS = {
     "files": "disk-filled",
 }
 _TASKS = re.compile(r"\btasks\b", re.IGNORECASE)
-_LITERAL = re.compile(r"'(?:[^']|'')*'|\b\d+(?:\.\d+)?\b")
+_LITERAL = re.compile(r"""'(?:[^']|'')*'|"[^"]*\d[^"]*"|\b\d+(?:\.\d+)?\b""")
 
 
 def asks_for_tasks(step: Step) -> bool:
@@ -190,7 +190,8 @@ class Worker:
 
     def connections_opened(self) -> set[int]:
         """The numbers of its connections that are open now."""
-        return {connection.number for connection in self.wire.connections}
+        used = {step.connection for step in self.steps() if step.kind == "query"}
+        return used & {connection.number for connection in self.wire.connections}
 
     def expect_closed(self, opened: set[int]) -> None:
         """Each of these connections was closed by the worker, with PostgreSQL's Terminate."""

@@ -11,11 +11,13 @@ from graders.harness.worker import Worker
 
 # What a participant of the diagram can be called. Freely worded: the first that fits counts.
 PARTIES = {
-    "worker": r"worker|consumer",
-    "PostgreSQL": r"postgres|pg\b|database|\bdb\b|tasks\b|table|queue",
-    "world": r"world|outside|external|work_url|service|mail|smtp",
-    "api": r"\bapi\b|gateway|server",
+    "PostgreSQL": r"postgres|pg\b|database|\bdb\b|tasks? table",
     "client": r"client|user|browser|curl",
+    "api": r"\bapi\b|gateway",
+    "world": r"world|outside|extern|remote|third|internet|http|endpoint|webhook|work_url"
+    r"|service|mail|smtp|welt",
+    "worker": r"worker|consumer",
+    "PostgreSQL ": r"table|queue|tasks|store|server",
 }
 _ARROW = re.compile(
     r"^\s*(?P<a>[^\s:>-][^:>]*?)\s*(?:<<)?-{1,2}(?:>>|>|x|\))[+-]?\s*(?P<b>[^:]+?)\s*:.*$"
@@ -51,6 +53,7 @@ def expect_drawn(lab, worker: Worker) -> None:
 def observed(lab, worker: Worker) -> list[Message]:
     """The messages of a worker's task, without repetitions: from its claim to its record."""
     messages: list[Message] = []
+    in_hand = False
 
     def add(*new: Message) -> None:
         for message in new:
@@ -63,22 +66,26 @@ def observed(lab, worker: Worker) -> list[Message]:
         if worker.name not in (event.who, getattr(call, "process", None)):
             continue
         if event.kind == h.CALL_ARRIVED:
+            in_hand = True
             add(("worker", "world"))
         elif event.kind == h.CALL_ANSWERED:
+            in_hand = False
             add(("world", "worker"))
-        elif event.kind == h.STEP_DELIVERED and step.kind == "query":
+        # What is said while the work is done (a heartbeat, a reaper) is no message of the task.
+        elif event.kind == h.STEP_DELIVERED and step.kind == "query" and not in_hand:
             add(("worker", "PostgreSQL"), ("PostgreSQL", "worker"))
     return messages
 
 
 def diagram(markdown: str) -> list[Message]:
     """The (from, to) pairs of the first Mermaid sequenceDiagram, between parties that we know."""
-    found = re.search(r"```\s*mermaid\s*\n(.*?)```", markdown, re.S | re.I)
-    if not found or "sequencediagram" not in found[1].lower():
+    blocks = re.findall(r"```\s*mermaid\s*\n(.*?)```", markdown, re.S | re.I)
+    block = next((b for b in blocks if "sequencediagram" in b.lower()), None)
+    if block is None:
         return []
     names: dict[str, str] = {}
     messages: list[Message] = []
-    for line in found[1].splitlines():
+    for line in block.splitlines():
         line = line.split("%%")[0]
         if declared := _PARTICIPANT.match(line):
             names[declared[1]] = declared[2] or declared[1]
@@ -101,7 +108,7 @@ def first_missing(wanted: list[Message], drawn: list[Message]) -> int | None:
 def _party(name: str) -> str | None:
     for party, pattern in PARTIES.items():
         if re.search(pattern, name, re.IGNORECASE):
-            return party
+            return party.strip()
     return None
 
 

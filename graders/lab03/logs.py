@@ -23,10 +23,15 @@ def names(*words: str) -> Callable[[str], bool]:
 
 def names_the_number(*numbers: str) -> Callable[[str], bool]:
     """A line in which one of these numbers stands by itself."""
-    wanted = re.compile(
-        "|".join(rf"(?<![\d.]){re.escape(n)}0*(?:\.0*)?(?![\d.]*\d)" for n in numbers)
+    plain = "|".join(rf"(?<![\d.,]){re.escape(n)}0*(?:\.0*)?(?![\d.,]*\d)" for n in numbers)
+    # Without its zero, with a comma, and as Python prints a timedelta.
+    others = "|".join(
+        rf"(?<![\d.,])(?:0?[.,]{n[2:]}0*|0:00:00\.{n[2:]}0*)(?![\d.,]*\d)"
+        for n in numbers
+        if n.startswith("0.")
     )
-    return lambda line: bool(wanted.search(_TIMESTAMP.sub(" ", line)))
+    wanted, elsewhere = re.compile(plain), re.compile(others or r"(?!)")
+    return lambda line: bool(wanted.search(_TIMESTAMP.sub(" ", line)) or elsewhere.search(line))
 
 
 def names_and_a_number(word: str, ignore: tuple[str, ...] = ()) -> Callable[[str], bool]:

@@ -96,10 +96,15 @@ def second_worker_while_first_claims(lab) -> None:
         poll_interval=HOUR, ready=False, hold=lambda s: asks_for_tasks(s) and s.status == "T"
     )
     first.expect_ready(h.STEP_ARRIVED)
-    for _ in range(MOMENTS):
+    tried = 0
+    while tried < MOMENTS:
         step = first.wait_held_or_call(lab.budgets.work)
         if step is None:
             break
+        if not _holds_a_lock(lab, first):  # nobody could wait for it
+            first.let_go()
+            continue
+        tried += 1
         lab.tell(f"Held {first.name} after “{_shown(step.words)}”, inside its transaction.")
         second = lab.start_worker(poll_interval=0.1, ready=False)
         _expect_own_task(lab, first, second)
@@ -175,6 +180,15 @@ def _waits(lab, worker: Worker, for_whom: Worker | None = None) -> bool:
         if blockers and (for_whom is None or set(blockers) & for_whom.backends):
             return True
     return False
+
+
+def _holds_a_lock(lab, worker: Worker) -> bool:
+    """Whether one of its transactions has locked rows (it has an id then), a table or a key."""
+    return bool(lab.sql(
+        "SELECT 1 FROM pg_locks WHERE pid = ANY(%s) AND granted AND (locktype IN ('transactionid',"
+        " 'advisory') OR locktype = 'relation' AND mode NOT IN ('AccessShareLock', 'RowShareLock',"
+        " 'RowExclusiveLock', 'SIReadLock')) LIMIT 1", (list(worker.backends),),
+    ))  # fmt: skip
 
 
 def _shown(words: str) -> str:

@@ -71,7 +71,7 @@ def _expect_one(lab, what: str, names: list[str], worker: Worker) -> None:
             f"It {how_it_ended(ended)}{'' if worker_died else ', with a traceback'}.",
             log,
         )
-    if not any(name in said for name in names):
+    if not any(name.lower() in said.lower() for name in names):
         raise lab.finding(
             "cause-not-named",
             f"{expected} its message names {' or '.join(names)}.",

@@ -241,14 +241,29 @@ def test_claims_nothing_after_sigterm(lab):
     worker.expect_exit(code=0, task=first)
 
 
+def idle_worker(lab):
+    """A worker that has done a task and polls for an hour from now: its start is behind it."""
+    task = lab.add_task()
+    worker = lab.start_worker(poll_interval=HOUR)
+    call = lab.world.next_call(task)
+    since = len(lab.history)
+    call.finish()
+    lab.expect_status(task, "completed")
+    # Its record, and then a poll.
+    worker.wait(
+        lambda _: sum(map(asks_for_tasks, worker.steps(since=since))) >= 2, lab.budgets.work
+    )
+    worker.expect_quiet()
+    return worker
+
+
 @check("3a", points=4, needs=[ROOT])
 def test_stops_at_once_when_idle(lab):
     """An idle worker stops at once, whatever its poll interval.
 
     The interval is an hour here. A wait that a signal does not end makes every deploy wait for it.
     """
-    worker = lab.start_worker(poll_interval=HOUR)
-    worker.expect_quiet()
+    worker = idle_worker(lab)
     worker.terminate()
     worker.expect_exit(code=0)
 
@@ -259,8 +274,7 @@ def test_closes_its_connection(lab):
 
     A connection that just breaks off costs the server a while to notice, and it fills its log.
     """
-    worker = lab.start_worker(poll_interval=HOUR)
-    worker.expect_quiet()
+    worker = idle_worker(lab)
     opened = worker.connections_opened()
     worker.terminate()
     worker.expect_exit(code=0)

@@ -73,6 +73,9 @@ TASK_ID = "3f0c1d52-1b1e-4a7e-9a54-0c5a6f2f8b11"
         ("polling every 0.7 s", True),
         ("poll_interval=0.70", True),
         ("interval 700 ms", True),
+        ("interval 0:00:00.700000", True),
+        ("alle 0,7 Sekunden", True),
+        ("every .7 s", True),
         ('{"ts": "2026-11-22T10:00:00.700Z", "msg": "started"}', False),
         ("polling every 10.7 s", False),
         ("polling every 2 s", False),
@@ -134,6 +137,29 @@ def test_a_diagram_is_read_with_its_aliases():
 def test_the_first_message_that_is_missing_is_named():
     drawn = dataflow.diagram(DIAGRAM.replace("    O-->>W: 200\n", ""))
     assert dataflow.first_missing(FLOW, drawn) == 3
+
+
+def test_the_first_sequence_diagram_counts_whatever_comes_before():
+    other = "```mermaid\nstateDiagram-v2\n  a --> b\n```\n"
+    assert dataflow.diagram(other + DIAGRAM) == dataflow.diagram(DIAGRAM)
+
+
+@pytest.mark.parametrize(
+    ("name", "party"),
+    [
+        ("Worker", "worker"),
+        ("tasks table for workers", "PostgreSQL"),
+        ("PostgreSQL (worker_db)", "PostgreSQL"),
+        ("the queue", "PostgreSQL"),
+        ("External service called by the worker", "world"),
+        ("HTTP endpoint", "world"),
+        ("Welt", "world"),
+        ("curl", "client"),
+        ("Moon", None),
+    ],
+)
+def test_participants_are_freely_worded(name, party):
+    assert dataflow._party(name) == party
 
 
 @pytest.mark.parametrize("text", ["", "no diagram", "```mermaid\nflowchart LR\n a-->b\n```"])

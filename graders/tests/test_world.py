@@ -22,7 +22,7 @@ from graders.harness import history as h
 from graders.harness.history import History
 from graders.harness.loop import LoopThread
 from graders.harness.wire import Cut, Drop, Gate, Step
-from graders.harness.world import BODY_LIMIT, Call, World
+from graders.harness.world import BODY_LIMIT, Call, World, same_id
 
 BOUND = 20.0  # seconds; met only when something is broken
 
@@ -354,3 +354,10 @@ def test_a_check_that_waits_for_the_history_finds_the_call(
     assert isinstance(call, Call)
     call.finish()
     assert asked.result(BOUND) == 200
+
+
+def test_an_id_in_capitals_is_the_same_task() -> None:
+    lower = "3f0c1d52-1b1e-4a7e-9a54-0c5a6f2f8b11"
+    assert same_id(lower.upper()) == same_id("{" + lower + "}") == lower
+    assert same_id("job-7-0") == "job-7-0"
+    assert same_id(7) == "7"
