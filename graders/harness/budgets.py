@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 # Seconds that `python -c "import psycopg"` takes on the machine for which the bounds were chosen.
 NOMINAL_START = 0.35
+# A machine that is slower than this by far is slow for a moment, and not for the whole run.
+MOST_SLOWNESS = 5.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Budgets:
 
     def scaled(self, patience: float, measured_start: float) -> Budgets:
         """These budgets for this machine: `measured_start` is its own start-up time in seconds."""
-        factor = patience * max(1.0, measured_start / NOMINAL_START)
+        slowness = min(max(1.0, measured_start / NOMINAL_START), MOST_SLOWNESS)
+        factor = patience * slowness
         return Budgets(
             self.boot * factor,
             self.ready * factor,

@@ -15,12 +15,12 @@ import secrets
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import h11
-import uuid
 
 from graders.harness.history import (
     CALL_ANSWERED,
@@ -355,7 +355,8 @@ class _Exchange(asyncio.Protocol):
             self.refuse(self.status)
             return
         self.waiting = True
-        call = Call(self.process, same_id(task_id), task, 0, self.world.history.now(), _exchange=self)
+        now = self.world.history.now()
+        call = Call(self.process, same_id(task_id), task, 0, now, _exchange=self)
         self.call = call
         step = self.world._step(self, "call", call)
         self.at_gates("before", step, lambda: self.accept(call, step))

@@ -77,7 +77,9 @@ def test_holds_no_transaction_during_work(lab):
         raise lab.finding(
             "transaction-open-during-work",
             f"While {worker.name} works on {task}, none of its connections is in a transaction.",
-            f"{len(open_ones)} of its {len(worker.wire.connections)} connections "
+            "Its connection is in one."
+            if len(worker.wire.connections) == 1
+            else f"{len(open_ones)} of its {len(worker.wire.connections)} connections "
             f"{'is' if len(open_ones) == 1 else 'are'} in one.",
             worker.statement_evidence(),
         )
