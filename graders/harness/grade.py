@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 
 import pytest
 
 from graders.harness import plugin, results, settings
+from graders.harness.catalog import checks_of
 from graders.harness.report import runs as runs_table
 from graders.harness.report import terminal
 from graders.harness.report.progress import Progress
@@ -102,6 +104,12 @@ def main(env: Mapping[str, str] | None = None) -> int:
     if not lab.grader.is_dir():
         print(f"{lab.name} has no grader yet.", file=sys.stderr)
         return results.EXIT_COULD_NOT_GRADE
+    known = checks_of(lab)
+    for name in chosen.checks:
+        if name not in known:
+            listed = "\n".join(f"  {each}" for each in known)
+            print(f"{lab.name} has no check “{name}”. There are:\n{listed}", file=sys.stderr)
+            return settings.EXIT_USAGE
     if chosen.runs > 1:
         return _many(lab, chosen)
     color = terminal.color_wanted(sys.stdout)
@@ -109,7 +117,13 @@ def main(env: Mapping[str, str] | None = None) -> int:
     result = grade_once(lab, chosen, progress)
     if isinstance(result, int):
         return result
-    terminal.write(result, sys.stdout, color=color, verbose=chosen.verbose)
+    width = 100
+    if sys.stdout.isatty():
+        width = min(width, shutil.get_terminal_size((width, 24)).columns)
+    terminal.write(result, sys.stdout, color=color, width=width, verbose=chosen.verbose)
+    if problem := result.extra.get("not_written"):
+        print(problem, file=sys.stderr)
+        return results.EXIT_COULD_NOT_GRADE
     return result.exit_status
 
 

@@ -253,11 +253,12 @@ class Lab:
         worker = Worker(self, name)
         self.workers.append(worker)
         worker.start(poll_interval, stuck_after, hold, env or {}, hold_before)
+        number = len(self.steps)
         told = f"; {told}" if told else ""
+        self.tell(f"Started {name}{told}.")
         if ready:
             worker.expect_ready()
-            told += "; it connected and polled"
-        self.tell(f"Started {name}{told}.")
+            self.steps[number] = f"Started {name}{told}; it connected and polled."
         return worker
 
     # Findings

@@ -24,10 +24,13 @@ def main(env: Mapping[str, str]) -> int:
     return 0
 
 
-def last_result(lab: Lab) -> dict[str, Any] | None:
-    """What `make grade` wrote last for this lab (see report/json_report.py), or None."""
+def last_result(lab: Lab, name: str = "results.json") -> dict[str, Any] | None:
+    """What `make grade` wrote last for this lab (see report/json_report.py), or None.
+
+    `score.json` is the last whole grade of the student's own work, in starter/.
+    """
     try:
-        result = json.loads((lab.reports / "results.json").read_text(encoding="utf-8"))
+        result = json.loads((lab.reports / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and isinstance(result.get("checks"), list) else None
@@ -43,10 +46,12 @@ def _entry(lab: Lab) -> list[str]:
 
 
 def _score(lab: Lab) -> str:
-    result = last_result(lab)
+    result = last_result(lab, "score.json")
     if result is None:
         return "not graded yet"
     score = f"{result.get('earned', '?')} of {result.get('points', '?')}"
-    if result.get("partial"):
-        score += " (some checks only)"
-    return f"{score}, {str(result.get('started', ''))[:10]}, {result.get('submission', '')}"
+    checks = result["checks"]
+    ungraded = sum(c.get("points", 0) for c in checks if c.get("verdict") == "could-not-grade")
+    if ungraded:
+        score += f" ({ungraded} points could not be graded)"
+    return f"{score}, {str(result.get('started', ''))[:10]}"

@@ -13,9 +13,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import graders
 from graders.harness import answers, results, servers, settings
@@ -259,7 +260,8 @@ class GradingSession:
             check.run(lab)
         except Finding as found:
             verdict = results.FAILED
-            finding = FindingReport(found.code, found.expected, found.seen, found.evidence)
+            evidence = tuple(self._named(each) for each in found.evidence)
+            finding = FindingReport(found.code, found.expected, found.seen, evidence)
             if reason := self._own_trouble():
                 verdict, finding = results.COULD_NOT_GRADE, None
         except Exception as error:
@@ -268,7 +270,7 @@ class GradingSession:
         if lab is not None:
             steps = tuple(lab.steps)
             if verdict != results.PASSED:
-                rows = tuple(timeline.rows(lab.history.events()))
+                rows = tuple(self._named(row) for row in timeline.rows(lab.history.events()))
             with contextlib.suppress(Exception):
                 lab.close()
         if self.stopping:
@@ -288,6 +290,19 @@ class GradingSession:
                 )
             )  # fmt: skip
         self._schedule()
+
+    def _named(self, shown: Any) -> Any:
+        """Evidence or a row of a timeline, with the copy that was run named as its original.
+
+        A traceback names files of the copy, which is gone when the student reads it.
+        """
+
+        def original(text: str) -> str:
+            return text.replace(str(self.submission.copy), self.options.submission)
+
+        if isinstance(shown, Evidence):
+            return replace(shown, lines=tuple(map(original, shown.lines)))
+        return replace(shown, text=original(shown.text))
 
     def _own_trouble(self) -> str:
         """What is wrong with the servers or this machine: asked before a finding is believed."""
@@ -374,8 +389,23 @@ class GradingSession:
                 "time_factor": round(self.budgets.factor, 2),
             },
         )
-        if self.report_path is not None:
+        if self.report_path is None:
+            return
+        try:
             json_report.write(self.lab_result, self.report_path)
+            if not self.options.partial and self._is_the_starter():
+                json_report.write(self.lab_result, self.report_path.with_name("score.json"))
+        except OSError as error:
+            problem = f"The results could not be written to {self.report_path}: {error.strerror}."
+            self.lab_result = replace(
+                self.lab_result,
+                notes=(*self.lab_result.notes, problem),
+                extra={**self.lab_result.extra, "not_written": problem},
+            )
+
+    def _is_the_starter(self) -> bool:
+        """Whether it is the student's own work that is graded, and not another folder."""
+        return Path(self.options.submission).resolve() == self.info.starter.resolve()
 
 
 def _result(check: Check, verdict: str, **more: object) -> CheckResult:

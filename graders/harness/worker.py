@@ -378,7 +378,7 @@ class Worker:
         if not lines:
             return Evidence(f"The log of {self.name}", ("(it has logged nothing)",))
         title = f"The log of {self.name}" + (f", last {last} lines" if len(lines) > last else "")
-        return Evidence(title, tuple(lines[-last:]))
+        return Evidence(title, tuple(_cut(line) for line in lines[-last:]))
 
     def statement_evidence(self, last: int = 6) -> Evidence:
         """Its last statements, as they were seen on the wire."""
@@ -397,6 +397,11 @@ class Worker:
             self.process.close()  # also when it has ended: what it started may not have
         if self.wire is not None:
             self.wire.close()
+
+
+def _cut(line: str, most: int = 300) -> str:
+    """A log line, shortened if it is very long; tracebacks and JSON lines fit."""
+    return line if len(line) <= most else line[:most] + "…"
 
 
 def times(count: int) -> str:

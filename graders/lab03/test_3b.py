@@ -149,19 +149,24 @@ def test_recovers_the_task_of_a_killed_worker(lab):
     Machines fail in the middle of the work. After WORKER_STUCK_AFTER a task in processing goes
     back to pending; without that rule it stays in processing for ever.
     """
-    task = lab.add_task()
     stuck_after = 0.5 * lab.budgets.factor
-    first = lab.start_worker(stuck_after=stuck_after)
-    lab.world.next_call(task, first)
-    first.kill()
-    second = lab.start_worker(stuck_after=stuck_after)
-    call = lab.world.wait_call(task, second, lab.budgets.work)
+    # The one that recovers was ready before: what a worker does at its start is no recovery.
+    survivor = lab.start_worker(stuck_after=stuck_after)
+    polls = survivor.wire.hold(asks_for_tasks, times=None)
+    if polls.wait_reached(lab.budgets.work) is None:
+        survivor.expect_polls(2)
+    task = lab.add_task()
+    victim = lab.start_worker(stuck_after=stuck_after)
+    lab.world.next_call(task, victim)
+    victim.kill()
+    polls.release()
+    call = lab.world.wait_call(task, survivor, lab.budgets.work)
     if call is None:
         expected = (
-            f"{second.name} takes up {task}, which {first.name} had left behind, once "
+            f"{survivor.name} takes up {task}, which {victim.name} had left behind, once "
             f"WORKER_STUCK_AFTER ({stuck_after:.1f} s) is over."
         )
-        second.fail_if_ended(expected)
+        survivor.fail_if_ended(expected)
         ended = lab.final_status(task)
         raise lab.finding(
             "task-not-recovered",
@@ -170,8 +175,8 @@ def test_recovers_the_task_of_a_killed_worker(lab):
             if ended
             else f"{lab.budgets.work:.0f} s later it had not.",
             lab.row_evidence(task),
-            second.statement_evidence(),
-            second.log_evidence(),
+            survivor.statement_evidence(),
+            survivor.log_evidence(),
         )
     call.finish()
     lab.expect_status(task, "completed")

@@ -43,12 +43,18 @@ def test_labs_tells_of_time_and_the_last_score(
     said = capsys.readouterr().out
     assert "03  A lab" in said
     assert "3 hours · before it: lab 02 · last score: not graded yet" in said
-    write(kit / "reports" / "lab03", {"results.json": json.dumps({
-        "earned": 61, "points": 100, "started": "2026-03-01T10:00:00Z", "checks": [],
-        "submission": "starter/lab03",
-    })})
+    graded = {
+        "earned": 61, "points": 100, "started": "2026-03-01T10:00:00Z", "checks": [
+            {"verdict": "passed", "points": 61}, {"verdict": "could-not-grade", "points": 39},
+        ],
+    }  # fmt: skip
+    write(kit / "reports" / "lab03", {
+        "results.json": json.dumps({**graded, "earned": 100}),  # of another folder, say
+        "score.json": json.dumps(graded),
+    })
     cli.main(["labs"])
-    assert "61 of 100, 2026-03-01, starter/lab03" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "61 of 100 (39 points could not be graded), 2026-03-01" in said
 
 
 def test_errors_are_one_sentence_and_status_2(

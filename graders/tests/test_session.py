@@ -222,6 +222,19 @@ def test_a_broken_submission_gets_one_finding(tmp_path, procfile, program, code)
     assert "graders/harness" not in done.stdout + done.stderr, "no traceback of the kit"
 
 
+def test_results_that_cannot_be_written_are_told_and_still_shown(tmp_path):
+    checks = {"passes": FAKES["passes"]}
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    options = Options.read(LAB="03", SRC=str(REFERENCE), SERVICES="embedded")
+    session = GradingSession("lab03", checks, options, write_to=tmp_path / "taken")
+    session.start()
+    session.result_of("passes")
+    result = session.finish()
+    assert result.earned == 10
+    assert "could not be written" in result.extra["not_written"]
+    assert result.notes[-1] == result.extra["not_written"]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     done = grade(SRC=str(tmp_path / "nowhere"))
     assert done.returncode == 2
@@ -232,7 +245,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_an_unknown_check_lists_the_checks():
     done = grade(SRC=str(REFERENCE), CHECK="no_such_check")
     assert done.returncode == 2
-    assert "completes_a_pending_task" in done.stderr
+    assert "  completes_a_pending_task\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 

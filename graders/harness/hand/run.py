@@ -26,7 +26,7 @@ from graders.harness.settings import SettingError
 from graders.harness.submission import Submission, SubmissionError, base_env, read_procfile
 
 # Of the user's own environment, what the handouts tell to set.
-PASSED_ON = ("WORKER_POLL_INTERVAL", "WORKER_STUCK_AFTER", "WORK_URL")
+PASSED_ON = ("WORKER_ID", "WORKER_POLL_INTERVAL", "WORKER_STUCK_AFTER", "WORK_URL")
 LAST_LINES = 2.0  # seconds for output that comes after the end of its process
 NO_LIMITS: dict[str, Any] = {}  # the keeper takes a process with None for one of its own servers
 
@@ -97,7 +97,10 @@ class _Run:
                 signal.signal(each, handler)
 
     def _start(self, worker: _Worker) -> None:
-        env = {**self.env, "WORKER_ID": worker.name}
+        # WORKER_ID is the user's to set: two `make run` must not give two workers one name.
+        env = dict(self.env)
+        if "WORKER_ID" in env and worker.name != "worker-1":
+            env["WORKER_ID"] += worker.name.removeprefix("worker")
         argv = self.submission.command("worker", env)
         worker.marker = self.keeper.marker(worker.name)
         read, write = os.pipe()
@@ -137,9 +140,12 @@ class _Run:
                 if worker.reader:
                     worker.reader.join(LAST_LINES)
                 how = f"ended by {name}" if name else f"ended with status {code}"
+                if code is None and not name:
+                    how = "has gone; nobody knows how it ended"
                 self._print(worker, how)
                 self.living.pop(worker.pid, None)
-                status = status or int(bool(code))
+                # A worker that was killed in the handout's steps did not fail: 0 stays 0.
+                status = status or int(bool(code) or (code is None and not name))
                 continue
             (signum,) = told
             stops += 1

@@ -171,7 +171,11 @@ def _start(state: Up, kinds: set[str], mode: str) -> None:
     state.running += [each for each in spawner.running if each.process()]
     state.folders += map(str, spawner.folders)
     state.labels += spawner.labels
-    _write(state)
+    try:
+        _write(state)
+    except OSError as error:
+        _end(state, forget=False)  # what nobody remembers, nobody could stop
+        raise SettingError(f"What is up cannot be remembered: {error}") from None
     for note in started.notes:
         _say(note)
 
