@@ -104,10 +104,15 @@ class Check:
     title: str
     why: str
     run: Callable[[Any], None]
+    workers: int = 1
 
 
-def check(exercise: str, *, points: int, needs: Iterable[str] = ()) -> Callable:
+def check(
+    exercise: str, *, points: int, needs: Iterable[str] = (), workers: int = 1
+) -> Callable:
     """Declare a test function a check of an exercise, worth so many points.
+
+    `workers` is how many it starts: the checks that take longest are begun first.
 
     `needs` names the checks without which this one would say nothing: where one of them has
     failed, this one is not run, and says which to mend first.
@@ -125,6 +130,7 @@ def check(exercise: str, *, points: int, needs: Iterable[str] = ()) -> Callable:
             title=title.strip(),
             why=why.strip(),
             run=function,
+            workers=workers,
         )
         return function
 

@@ -236,7 +236,7 @@ class GradingSession:
                         self._record(_not_run(check, broken))
                     else:
                         todo.append(check)
-        for check in todo:
+        for check in sorted(todo, key=lambda check: -check.workers):
             self._pool.submit(self._run, check)
         self._on_progress(self)
 

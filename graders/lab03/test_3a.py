@@ -46,7 +46,7 @@ def test_starts_and_says_so(lab):
     )
 
 
-@check("3a", points=4, needs=[ROOT])
+@check("3a", points=4, needs=[ROOT], workers=3)
 def test_refuses_to_start_without_a_database(lab):
     """Without a usable database the worker refuses to start, and says why.
 
@@ -138,7 +138,7 @@ def test_works_through_a_backlog(lab):
         lab.expect_status(task, "completed")
 
 
-@check("3a", points=5, needs=[ROOT])
+@check("3a", points=5, needs=[ROOT], workers=2)
 def test_waits_between_empty_polls(lab):
     """With nothing to do, the worker waits WORKER_POLL_INTERVAL between two polls.
 
@@ -189,7 +189,7 @@ def finishes_the_task_in_hand(lab, send):
     worker.expect_exit(code=0, task=task)
 
 
-@check("3a", points=6, needs=[ROOT])
+@check("3a", points=6, needs=[ROOT], workers=2)
 def test_finishes_the_task_on_sigterm(lab):
     """A worker told to stop by SIGTERM finishes the task in its hands first.
 
@@ -204,7 +204,7 @@ def test_finishes_the_task_on_sigterm(lab):
     finishes_the_task_in_hand(lab, deploy)
 
 
-@check("3a", points=3, needs=[ROOT])
+@check("3a", points=3, needs=[ROOT], workers=2)
 def test_finishes_the_task_on_sigint(lab):
     """Ctrl-C (SIGINT) stops the worker in the same way.
 

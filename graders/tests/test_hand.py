@@ -38,7 +38,8 @@ def stop(signum, frame):
         sys.exit(0)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
-print("I am", os.environ.get("WORKER_ID", "nobody"), os.environ["DATABASE_URL"], os.getcwd(), flush=True)
+name = os.environ.get("WORKER_ID", "nobody")
+print("I am", name, os.environ["DATABASE_URL"], os.getcwd(), flush=True)
 print("poll", os.environ.get("WORKER_POLL_INTERVAL"), "secret", os.environ.get("SECRET"),
       file=sys.stderr, flush=True)
 while True:
