@@ -67,6 +67,7 @@ def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress 
         f"--confcutdir={settings.ROOT}",
         "-c", str(settings.ROOT / "pyproject.toml"),
         "-p", "no:cacheprovider",
+        "--capture=no",  # it would take the progress line as well
         f"--submission={chosen.submission}",
         f"--services={chosen.services}",
         f"--patience={chosen.patience}",

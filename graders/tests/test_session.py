@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -315,3 +316,30 @@ def test_the_same_grader_under_plain_pytest():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed, 23 deselected" in done.stdout
+
+
+def test_a_terminal_shows_the_progress_while_it_runs():
+    """The line is rewritten in place, and gone in the end."""
+    ours, theirs = pty.openpty()
+    grader = subprocess.Popen(
+        [sys.executable, "-m", "graders.harness.cli", "grade"],
+        cwd=ROOT,
+        env={**os.environ, "LAB": "03", "SERVICES": "embedded", "SRC": str(REFERENCE),
+             "CHECK": "completes_a_pending_task", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says that the other side has gone
+            piece = b""
+        if not piece:
+            break
+        said += piece
+    os.close(ours)
+    assert grader.wait(60) == 0
+    progress, report = said.split(b"lab03  ", 1)
+    assert b"0 of 1 checks done  now: completes_a_pending_task" in progress
+    assert b"checks done" not in report
