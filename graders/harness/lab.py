@@ -217,18 +217,19 @@ class Lab:
             return row if row is not None and wanted(row) else None
 
         since = 0
-        deadline = self.history.now() + self.budgets.work
+        left = self.budgets.work
         while True:
-            since = len(self.history)
+            since, began = len(self.history), self.history.now()
             if row := asked(()):
                 return row
-            left = deadline - self.history.now()
             if left <= 0 or self.session.stopping:
                 return None
             if all(not worker.alive for worker in self.workers):
                 self._watch.sync(self.budgets.work)
                 return asked(())
-            self.history.wait(lambda e: e.kind in ROW_NEWS, min(left, 2.0), since)
+            turn = min(left, 2.0)
+            self.history.wait(lambda e: e.kind in ROW_NEWS, turn, since)
+            left -= min(self.history.now() - began, turn)  # as History.wait_until counts
 
     # Workers
 

@@ -296,7 +296,7 @@ class Worker:
         """It ends by itself, with this exit status, within the shutdown budget."""
         lab = self.lab
         budget = lab.budgets.shutdown
-        ended = self.process.wait_exit(budget)
+        ended = lab.history.wait_until(lambda _: self.process.exit, budget)
         lab.tell(f"Waited for {self.name} to end.")
         if ended is None:
             raise lab.finding(

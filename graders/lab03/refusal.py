@@ -37,7 +37,7 @@ def expect_refusal(lab) -> None:
 
 
 def _expect_one(lab, what: str, names: list[str], worker: Worker) -> None:
-    ended = worker.process.wait_exit(lab.budgets.boot)
+    ended = lab.history.wait_until(lambda _: worker.process.exit, lab.budgets.boot)
     expected = f"{worker.name}, for which {what}, refuses to start:"
     said = "\n".join(worker.lines)
     log = worker.log_evidence(10)
