@@ -87,10 +87,10 @@ lint: .venv/.ready-test
 	@$(PY) -m ruff check .
 
 prove: .venv/.ready-test
-	@$(PY) -m graders.harness.prove
+	@$(CLI) prove
 
 bench-grader: .venv/.ready-base
-	@$(PY) -m graders.harness.bench
+	@$(CLI) bench-grader
 
 # Servers that are still up run from the environment, so they go first.
 .PHONY: clean

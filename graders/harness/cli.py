@@ -12,9 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from graders.harness.settings import EXIT_USAGE, SettingError
-
-EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
+from graders.harness.settings import EXIT_STOPPED, EXIT_USAGE, SettingError
 
 # Command -> the module and its function, `(env) -> exit status`. Imported only when asked for, so
 # that no command waits for what it does not need.
@@ -31,6 +29,8 @@ COMMANDS = {
     "tasks": ("graders.harness.hand.tasks", "add"),
     "queue": ("graders.harness.hand.tasks", "queue"),
     "psql": ("graders.harness.hand.psql", "main"),
+    "prove": ("graders.harness.prove", "main"),
+    "bench-grader": ("graders.harness.bench", "main"),
 }
 
 

@@ -16,8 +16,6 @@ from graders.harness.report import terminal
 from graders.harness.report.progress import Progress
 from graders.harness.results import LabResult
 
-EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
-
 
 class MakeGrade:
     """Takes pytest's own report off the screen and puts a progress line there instead."""
@@ -85,7 +83,7 @@ def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress 
         return ours.result
     if status == pytest.ExitCode.INTERRUPTED:
         print("\nStopped. Nothing was written; the last results are as they were.", file=sys.stderr)
-        return EXIT_STOPPED
+        return settings.EXIT_STOPPED
     if status != pytest.ExitCode.USAGE_ERROR:  # pytest has printed that one
         print(
             f"The grader could not start: {ours.trouble or 'no check was found'}.", file=sys.stderr
@@ -96,12 +94,8 @@ def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress 
 def main(env: Mapping[str, str] | None = None) -> int:
     """Grade as the environment says (LAB, SRC, CHECK, RUNS …); the exit status."""
     os.environ.update(env or {})
-    try:
-        chosen = settings.read()
-        lab, _ = chosen.the_lab, chosen.submission
-    except settings.SettingError as error:
-        print(error, file=sys.stderr)
-        return settings.EXIT_USAGE
+    chosen = settings.read()
+    lab, _ = chosen.the_lab, chosen.submission  # refused here, before anything is started
     if not lab.grader.is_dir():
         print(f"{lab.name} has no grader yet.", file=sys.stderr)
         return results.EXIT_COULD_NOT_GRADE

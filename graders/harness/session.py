@@ -86,7 +86,6 @@ class GradingSession:
         self.lab_result: LabResult | None = None
         self.report_path = write_to / "results.json" if write_to is not None else None
         self.stopping = False
-        self.interrupted = False
         self.budgets = Budgets()
         self.notes: list[str] = []
         self.processes_started = 0
@@ -362,7 +361,7 @@ class GradingSession:
                     close()
         if self.run_dir is not None:
             shutil.rmtree(self.run_dir, ignore_errors=True)
-        if complete and not self.interrupted:
+        if complete:
             self._write()
         return self.lab_result
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SERVICES = ("auto", "containers", "embedded", "external")
 EXIT_USAGE = 2
+EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 
 
 class SettingError(Exception):
