@@ -22,7 +22,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade, Finding
 from graders.harness.database import watch
-from graders.harness.results import Evidence
+from graders.harness.results import Coverage, Evidence
 from graders.harness.wire import Step
 from graders.harness.worker import Worker
 from graders.harness.world import Call, World
@@ -62,6 +62,8 @@ class Lab:
         self.budgets = session.budgets
         self.history = h.History()
         self.steps: list[str] = []
+        self.coverage: Coverage | None = None  # of an exploration
+        self.shown: tuple[h.Event, ...] | None = None  # of the moment that broke in one
         self.workers: list[Worker] = []
         self._random = random.Random(f"{session.options.seed} {check_name}")
         self._labels = itertools.count(1)
@@ -82,11 +84,20 @@ class Lab:
             self.close()
             raise
 
+    @property
+    def outside(self) -> World:
+        """The world itself, for what needs more than a check does."""
+        return self._world
+
     # Telling what happened
 
     def tell(self, text: str) -> None:
         """Add a numbered step: a sentence in the past tense about what the check has done."""
         self.steps.append(text)
+
+    def events_to_show(self) -> list[h.Event]:
+        """The events of which the timeline of a failure is made."""
+        return self.history.events() if self.shown is None else list(self.shown)
 
     # Tasks
 
@@ -121,6 +132,21 @@ class Lab:
         kind = "" if type == "generic" else f" of type {type}"
         self.tell(f"Added the pending task {task.label}{kind}: “{task.title}”.")
         return task
+
+    def adopt(self, task_id: str, label: str) -> None:
+        """Know a task that another lab has made, by the name it had there."""
+        self.history.add(h.TASK_ADDED, "grader", f"gives {label}", task=task_id, label=label)
+
+    def sync(self) -> None:
+        """Return once every change committed so far is in the history."""
+        self._watch.sync(self.budgets.work)
+
+    def end_backends(self, backends: Iterable[int]) -> None:
+        """Terminate these sessions of PostgreSQL and wait until they are gone (at most 5 s)."""
+        self.sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = ANY(%s)",
+            (list(backends),),
+        )
 
     def label(self, task_id: str | None) -> str:
         """What a task is called in findings."""

@@ -51,6 +51,27 @@ class TimelineRow:
 
 
 @dataclass(frozen=True)
+class MomentResult:
+    """One moment of an exploration, and what came of it."""
+
+    step: str  # the label that STEP= takes: "7b"
+    words: str  # "killed after PostgreSQL had committed …"
+    scenario: str  # "one pending task"
+    outcome: str  # "held", a finding's code, or "not explored"
+    told: str = ""  # what broke, or why it was not explored
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What an exploration has tried: all of it, in order."""
+
+    noun: str  # "crash point"
+    count: int  # of those that were carried out
+    moments: tuple[MomentResult, ...] = ()
+    unexplored: tuple[str, ...] = ()  # steps that did not come on every run
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """One check's outcome."""
 
@@ -65,6 +86,7 @@ class CheckResult:
     finding: FindingReport | None = None
     steps: tuple[str, ...] = ()  # the numbered steps that led there, without their numbers
     timeline: tuple[TimelineRow, ...] = ()
+    coverage: Coverage | None = None  # of a check that explores every moment
     seconds: float = 0.0
 
     @property

@@ -45,6 +45,7 @@ class Options:
     at_once: int
     seed: int
     partial: bool
+    step: str = ""  # one moment of an exploration: "7b"
 
     @classmethod
     def read(cls, at_once: int | None = None, **overrides: str | None) -> Options:
@@ -63,6 +64,7 @@ class Options:
             at_once=at_once or int(os.environ.get("CHECKS_AT_ONCE", 0)) or 2 * cores,
             seed=int(os.environ.get("SEED", "0") or 0),
             partial=bool(chosen.checks),
+            step=chosen.step or "",
         )
 
 
@@ -99,6 +101,8 @@ class GradingSession:
         self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="check")
         self._scheduled: set[str] = set()
         self._finished = False
+        self.memo: dict[object, object] = {}  # what checks share in one run: recordings
+        self.memo_lock = threading.Lock()
         # What is started in _prepare
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
@@ -269,7 +273,7 @@ class GradingSession:
         if lab is not None:
             steps = tuple(lab.steps)
             if verdict != results.PASSED:
-                rows = tuple(self._named(row) for row in timeline.rows(lab.history.events()))
+                rows = tuple(self._named(row) for row in timeline.rows(lab.events_to_show()))
             with contextlib.suppress(Exception):
                 lab.close()
         if self.stopping:
@@ -285,6 +289,7 @@ class GradingSession:
                     name=check.name, exercise=check.exercise, title=check.title, why=check.why,
                     points=check.points, verdict=verdict, needs=check.needs, reason=reason,
                     finding=finding, steps=steps, timeline=rows,
+                    coverage=lab.coverage if lab is not None else None,
                     seconds=time.monotonic() - began,
                 )
             )  # fmt: skip

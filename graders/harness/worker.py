@@ -281,10 +281,7 @@ class Worker:
         backends = list(self.backends)
         self.process.kill()
         self.wire.cut()
-        self.lab.sql(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = ANY(%s)",
-            (backends,),
-        )
+        self.lab.end_backends(backends)
         self.lab.tell(f"Killed {self.name} with SIGKILL.")
 
     def expect_alive(self) -> None:

@@ -66,6 +66,11 @@ class Call:
         """Leave it unanswered until its caller is gone."""
         self._decide("never", 0, None)
 
+    @property
+    def at_gate(self) -> bool:
+        """Whether the call, or its answer, is held by a gate."""
+        return self._exchange is not None and self._exchange.at_gate
+
     def _decide(self, decision: str, status: int, body: object) -> None:
         assert self._exchange is not None
         self._exchange.world.loop.call(self._exchange.decide, self, decision, status, body)

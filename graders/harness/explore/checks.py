@@ -1,0 +1,39 @@
+"""What a check says to explore: `explore(lab, "crash", SETTING)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from graders.harness.explore import crash, disconnect, interleave, shutdown
+from graders.harness.explore.points import Explored, coverage, judge
+from graders.harness.explore.record import NotRecorded, could_not_record
+from graders.harness.explore.stage import Setting
+
+if TYPE_CHECKING:
+    from graders.harness.lab import Lab
+
+EXPLORATIONS: dict[str, tuple[Callable[..., Explored], str]] = {
+    "crash": (crash.explore, crash.EXPECTED),
+    "interleaving": (interleave.explore, interleave.EXPECTED),
+    "shutdown": (shutdown.explore, shutdown.EXPECTED),
+    "disconnect": (disconnect.explore, disconnect.EXPECTED),
+}
+
+
+def explore(lab: Lab, kind: str, setting: Setting) -> None:
+    """Explore every moment of one kind; raises the finding of the first that broke."""
+    run, expected = EXPLORATIONS[kind]
+    try:
+        explored = run(lab.session, setting, lab.session.options.step)
+    except NotRecorded as error:
+        raise could_not_record(error) from None
+    lab.coverage = coverage(explored)
+    found = judge(explored, expected)
+    if found is None:
+        return
+    finding, seen = found
+    if seen is not None:
+        lab.shown = seen.events
+        lab.steps = list(seen.told)
+    raise finding

@@ -1,0 +1,214 @@
+"""Crash: SIGKILL in each gap between two steps; does another worker finish what was begun?
+
+One kill per gap: once the world's call and its answer are steps, “after 7” and “before 8” leave
+the same behind. What all killed workers left is then given, unchanged, to one other worker, which
+was ready before it appeared and is never started again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from graders.harness.explore import words
+from graders.harness.explore.points import (
+    Broken,
+    Explored,
+    Felt,
+    NotReached,
+    Point,
+    cores,
+    first_twice,
+    keep,
+    run,
+    wrong_end,
+)
+from graders.harness.explore.record import Habits, Moment, NotRecorded, Recorder, begin
+from graders.harness.explore.stage import HOUR, SHORT, Item, Player, Scenario, Setting, Stage
+from graders.harness.results import Evidence
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+EXPECTED = (
+    "Whenever the worker is killed (SIGKILL), another worker brings its task to the right end."
+)
+AT_ONCE = 3  # points per core
+
+
+def explore(session: GradingSession, setting: Setting, only: str = "") -> Explored:
+    """Kill the worker at each of its steps; `only` names one point (STEP)."""
+    recorder = Recorder.of(session, setting)
+    explored = Explored("crash point")
+    habits = recorder.habits()
+    trials: list[Trial] = []
+    known: set[tuple] = set()
+    for scenario in setting.crash:
+        try:
+            recorded = recorder.recorded(scenario)
+        except NotRecorded as error:
+            explored.unexplored.append(f"{scenario.words}: {error}")
+            continue
+        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+        first = recorded.first_poll(habits)
+        for index, moment in enumerate(recorded.moments):
+            # What comes before it has read the queue, or after the record of its work, is the same
+            # whatever the queue held: once is enough.
+            apart = trials and (index < first or _recorded_by(recorded.moments, index))
+            if apart and moment.alike in known:
+                continue
+            known.add(moment.alike)
+            trials.append(Trial(setting, scenario, moment, habits))
+    survivor = Survivor(session, setting, habits)
+    for number, trial in enumerate(trials, 1):
+        where = f"killed {words.after(trial.moment)}"
+        point = Point(str(number), where, trial.scenario.words, lambda t=trial: t.kill(session))
+        explored.points.append(point)
+    chosen = [p for p in explored.points if only in ("", p.label)]
+    explored.points = chosen
+    run_with_survivor(session, survivor, explored, {p.label: t for p, t in
+                                                    zip(explored.points, _of(trials, chosen),
+                                                        strict=True)})
+    return explored
+
+
+def _of(trials: list[Trial], points: list[Point]) -> list[Trial]:
+    return [trials[int(point.label) - 1] for point in points]
+
+
+def _recorded_by(moments: tuple[Moment, ...], index: int) -> bool:
+    """Whether this moment comes after the record of the work, in the idle poll."""
+    answers = [i for i, m in enumerate(moments) if m.kind == "call-answer"]
+    return bool(answers) and index > answers[-1] + 1
+
+
+@dataclass
+class Trial:
+    """A worker that is killed at one moment."""
+
+    setting: Setting
+    scenario: Scenario
+    moment: Moment
+    habits: Habits
+    stage: Stage | None = None
+    left: Any = None
+    items: tuple[Item, ...] = ()
+    evidence: Evidence | None = None
+
+    def kill(self, session: GradingSession) -> Broken | None:
+        """Start it, kill it at its moment, and keep what it leaves."""
+        stage = self.setting.open(session, f"crash-{self.scenario.name}")
+        try:
+            holds = []
+            player = begin(stage, self.scenario, self.habits, HOUR, stage.brief,
+                           lambda p: holds.append(p.hold(self.moment)))
+            if self.moment.waits:  # its answer never came: it is enough that the server waits
+                reached = stage.wait(lambda: _sent(player, self.moment), _budget(stage))
+            else:
+                reached = stage.reach(player, holds[0])
+            if not reached:
+                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            self.leave(stage, player, f"Killed {player.name} with SIGKILL "
+                       f"{words.after(self.moment)}.")
+        finally:
+            stage.close()
+        return None
+
+    def leave(self, stage: Stage, player: Player, told: str) -> None:
+        """Kill it now, and keep what it leaves."""
+        player.kill()
+        stage.attend()
+        stage.sync()
+        stage.tell(told)
+        self.stage, self.items = stage, tuple(stage.items)
+        self.left = stage.left()
+        self.evidence = stage.evidence(stage.items)
+
+
+def _sent(player: Player, moment: Moment) -> bool:
+    return any(moment.is_step(s) and s.sent_at is not None for s in player.steps())
+
+
+def _budget(stage: Stage) -> float:
+    return stage.budgets.boot + stage.budgets.ready + stage.budgets.work
+
+
+class Survivor:
+    """One worker that was ready before anybody crashed, and gets everything that is left."""
+
+    def __init__(self, session: GradingSession, setting: Setting, habits: Habits) -> None:
+        self.stage = setting.open(session, "survivor")
+        self.habits = habits
+        self.player = self.stage.player("survivor", SHORT, self.stage.brief)
+        self.player.run()
+
+    def judge(self, trials: dict[str, Trial]) -> dict[str, Broken]:
+        """Give it what all trials left; what broke, by the labels of their points."""
+        stage, player = self.stage, self.player
+        polls = lambda since: stage.polled(player, self.habits.begins_poll, since)  # noqa: E731
+        stage.wait(lambda: polls(0) >= 2 or not player.alive, _budget(stage))
+        if not player.alive:
+            raise NotRecorded(f"its second worker {player.ending}")
+        for trial in trials.values():
+            stage.give(trial.left, trial.items)
+        last = stage.add_last()
+        stage.wait(lambda: stage.all_final() or not player.alive, stage.budgets.work)
+        if stage.state(last) is not None and player.alive:
+            since = len(stage.history)
+            stage.wait(lambda: polls(since) >= 3 or not player.alive, stage.budgets.work)
+        stage.attend()
+        broken = {}
+        for label, trial in trials.items():
+            if found := self._wrong(trial):
+                broken[label] = Broken(*found, self._seen(trial))
+        if not broken and not player.alive:
+            raise Felt(f"the second worker {player.ending}")
+        return broken
+
+    def _wrong(self, trial: Trial) -> tuple[str, str] | None:
+        before = first_twice(trial.stage)
+        if before is not None:
+            return before[1], before[2]
+        for item in trial.items:
+            mine = [e for e in self.stage.executions if e.item.id == item.id]
+            done = bool(trial.stage.executed(item)) or bool(mine)
+            found = wrong_end(item, self.stage.state(item), done)
+            if found is not None:
+                return found
+            again = next((e for e in mine if e.state == "completed"), None)
+            if again is not None:
+                return ("task-executed-twice",
+                        f"{again.who} executed {item}, which was recorded as completed before")
+        return None
+
+    def _seen(self, trial: Trial) -> Any:
+        stage = trial.stage
+        last = Evidence(
+            "What was left, and what became of it with another worker",
+            (*trial.evidence.lines, *self.stage.evidence(trial.items).lines),
+        )
+        stage.told.append("Gave what was left, unchanged, to another worker, which was ready "
+                          "before and went on polling.")
+        seen = keep(stage)
+        return type(seen)(seen.events, seen.told, (last, *(
+            player.log_evidence() for player in (*stage.players, self.player))))
+
+    def close(self) -> None:
+        """End it."""
+        self.stage.close()
+
+
+def run_with_survivor(
+    session: GradingSession, survivor: Survivor, explored: Explored, trials: dict[str, Trial]
+) -> None:
+    """Carry out all points, and let the survivor have what those of `trials` left."""
+    try:
+        run(session, explored.points, AT_ONCE * cores())
+        by_label = {point.label: point for point in explored.points}
+        killed = {label: trial for label, trial in trials.items()
+                  if trial.stage is not None and by_label[label].outcome is None}
+        if killed:
+            for label, broken in survivor.judge(killed).items():
+                by_label[label].outcome = broken
+    finally:
+        survivor.close()

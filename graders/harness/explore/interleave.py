@@ -1,0 +1,416 @@
+"""Interleaving: one worker is held at each of its steps while a second one runs.
+
+The second one has just been started (cold, as in a rolling deploy) or has long been polling (warm).
+Where it takes the task, it (i) runs until it is idle before the first goes on, or (ii) is held in
+its work while the first runs on. Where it takes nothing, nothing has changed, and the first is led
+on to its next step: so one run serves for many moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graders.harness import history as h
+from graders.harness.explore import words
+from graders.harness.explore.points import (
+    Broken,
+    Explored,
+    Felt,
+    NotReached,
+    Point,
+    attempt,
+    first_twice,
+    keep,
+    wrong_end,
+)
+from graders.harness.explore.record import Habits, Moment, NotRecorded, Recorded, Recorder
+from graders.harness.explore.stage import (
+    HOUR,
+    PENDING_TASK,
+    SHORT,
+    Player,
+    Scenario,
+    Setting,
+    Stage,
+)
+from graders.harness.steps import Hold
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+EXPECTED = (
+    "Whatever moment of one worker another one meets, each task is executed once, and nobody waits "
+    "for another's lock while a task is free."
+)
+POLL = SHORT / 2  # seconds
+POLLS = 2  # that end before a worker is believed to find nothing
+
+IDLE, WORK = "until idle", "in its work"
+COLD, WARM = "cold", "warm"
+LETTERS = {(COLD, IDLE): "a", (COLD, WORK): "b", (WARM, IDLE): "c", (WARM, WORK): "d"}
+
+
+def explore(session: GradingSession, setting: Setting, only: str = "") -> Explored:
+    """Hold one worker at each of its steps; `only` names one point (STEP)."""
+    recorder = Recorder.of(session, setting)
+    explored = Explored("interleaving")
+    habits = recorder.habits()
+    lanes: list[Lane] = []
+    number = 0
+    for scenario in setting.interleave:
+        try:
+            recorded = recorder.recorded(scenario)
+        except NotRecorded as error:
+            explored.unexplored.append(f"{scenario.words}: {error}")
+            continue
+        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+        moments = _moments(recorded, habits)
+        numbers = range(number + 1, number + len(moments) + 1)
+        number += len(moments)
+        for second in (COLD, WARM):
+            lanes.append(Lane(session, setting, scenario, habits, second,
+                              dict(zip(numbers, moments, strict=True)), only))
+    if setting.waits_for is not None:
+        inside = _inside_transaction(recorder, habits)
+        numbers = range(number + 1, number + len(inside) + 1)
+        lanes.append(Lane(session, setting, setting.waits_for, habits, WARM,
+                          dict(zip(numbers, inside, strict=True)), only))
+    with ThreadPoolExecutor(max(1, len(lanes)), thread_name_prefix="lane") as pool:
+        for future in [pool.submit(lane.run) for lane in lanes]:
+            future.result()
+    explored.points = sorted((p for lane in lanes for p in lane.points),
+                             key=lambda p: (int(p.label[:-1]), p.label[-1]))
+    return explored
+
+
+def _moments(recorded: Recorded, habits: Habits) -> list[Moment]:
+    """From the last step before it asks the queue: what came before cannot depend on the queue."""
+    first = max(0, recorded.first_poll(habits) - 1)
+    return [m for m in recorded.moments[first:]
+            if not m.background and not m.waits and m.kind != "close"]
+
+
+def _inside_transaction(recorder: Recorder, habits: Habits) -> list[Moment]:
+    """The moments up to the work at which it may hold a lock."""
+    try:
+        recorded = recorder.recorded(PENDING_TASK)
+    except NotRecorded:
+        return []
+    moments = _moments(recorded, habits)
+    calls = [i for i, m in enumerate(moments) if m.kind == "call"]
+    return [m for m in moments[: calls[0] if calls else 0] if m.status in ("T", "E")]
+
+
+@dataclass
+class Lane:
+    """All moments of one scenario, with one kind of second worker, one run after the other."""
+
+    session: GradingSession
+    setting: Setting
+    scenario: Scenario
+    habits: Habits
+    second: str
+    moments: dict[int, Moment]
+    only: str
+
+    def __post_init__(self) -> None:
+        self.points: list[Point] = []
+        self.two = self.setting.waits_for is not None and self.scenario == self.setting.waits_for
+
+    def run(self) -> None:
+        """Walk along the moments; a new run begins where the second worker took something."""
+        left = sorted(self.moments)
+        if self.only:
+            chosen = [n for n in left if self.only[:-1] == str(n)]
+            for mode in (IDLE, WORK):
+                if chosen and LETTERS[self.second, mode] == self.only[-1:]:
+                    self._walk(chosen, mode)
+            return
+        while left:
+            passed, took = self._walk(left, WORK)
+            if took and not self.two:
+                self._walk([left[passed - 1]], IDLE)
+            left = left[max(1, passed):]
+
+    def _point(self, number: int, mode: str) -> Point:
+        """A new point of this lane."""
+        held = f"held the first worker {words.after(self.moments[number])}"
+        how = "one that was just started" if self.second == COLD else "one that was polling"
+        point = Point(LETTERS[self.second, mode], f"{held}, and let a second run, {how}",
+                      self.scenario.words, lambda: None)
+        point.label = f"{number}{point.label}"
+        self.points.append(point)
+        return point
+
+    def _walk(self, numbers: list[int], mode: str) -> tuple[int, bool]:
+        """Lead the first worker from moment to moment: how many were passed, and whether the
+        second took something at the last of them."""
+        state = {"passed": 0, "took": False}
+
+        def trial() -> Broken | None:
+            walk = Walk(self, numbers[state["passed"]:], mode)
+            try:
+                return walk.run()
+            finally:
+                state["passed"] += walk.passed
+                state["took"] = walk.took
+                for number in walk.done:
+                    self._point(number, IDLE if walk.took and mode == IDLE else mode)
+
+        outcome, skipped, fault = attempt(self.session, trial)
+        if skipped:
+            point = self._point(numbers[min(state["passed"], len(numbers) - 1)], mode)
+            point.skipped, point.fault = skipped, fault
+            state["passed"] += 1
+        elif outcome is not None:
+            self.points[-1].outcome = outcome
+        return max(1, state["passed"]), state["took"]
+
+
+@dataclass
+class Second:
+    """A second worker: its process, the hold that catches its polls, and how many were let go."""
+
+    player: Player
+    polls: Hold
+    door: Hold | None  # a cold one is parked there
+    let: int = 0
+
+
+class Walk:
+    """One run: a first worker that is led along, and second ones beside it."""
+
+    def __init__(self, lane: Lane, numbers: list[int], mode: str) -> None:
+        self.lane = lane
+        self.numbers = numbers
+        self.mode = mode
+        self.passed = 0
+        self.took = False
+        self.done: list[int] = []
+        self.stage: Stage = lane.setting.open(
+            lane.session, f"meet-{lane.scenario.name}-{lane.second}-{numbers[0]}"
+        )
+        self.budgets = self.stage.budgets
+        self.seconds = 0
+
+    def run(self) -> Broken | None:
+        """Carry it out; what broke, at the last moment of `done`."""
+        try:
+            return self._run()
+        finally:
+            self.stage.close()
+
+    def _run(self) -> Broken | None:
+        stage, lane = self.stage, self.lane
+        stage.holds_call = lambda e: e.who != self.first.name
+        self.first = stage.player("worker-1", POLL, HOUR)
+        door = self.first.hold_all(lambda s: s.kind == "connect")  # parked until all is in place
+        self.first.run()
+        second = self._start_second()
+        if second.door is None:
+            self._idles(second)
+        else:
+            self._park(second.player, second.door)
+        self._park(self.first, door)
+        stage.put(lane.scenario)
+        stage.tell(f"Put in place: {lane.scenario.words}.")
+        moments = self._led()
+        next(moments)  # the hold stands before the worker goes on
+        door.release()
+        for number in moments:
+            self.done.append(number)
+            stage.tell(f"Held {self.first.name} {words.after(lane.moments[number])}.")
+            found = self._meet(second)
+            self.passed += 1
+            if found is not None or self.took:
+                return found
+            if number != self.numbers[-1] and second.door is not None:
+                second.player.kill()
+                second = self._start_second()
+                self._park(second.player, second.door)
+        return self._to_the_end()
+
+    def _led(self) -> Iterator[int]:
+        """Lead the first worker from one moment to the next, which it is held at."""
+        stage = self.stage
+        hold = self.first.hold(self.lane.moments[self.numbers[0]])
+        yield 0
+        for here, number in enumerate(self.numbers):
+            if not stage.reach(self.first, hold):
+                said = words.statement(self.lane.moments[number])
+                raise NotReached(f"{said} did not come in this run")
+            before = len(stage.history)
+            following = self.numbers[here + 1 : here + 2]
+            coming = self.first.hold(self.lane.moments[following[0]]) if following else None
+            yield number
+            if self.took:
+                return
+            self._expect_not_felt(before)
+            hold.release()
+            hold = coming
+
+    # The second worker -------------------------------------------------------------------------
+
+    def _start_second(self) -> Second:
+        """Start a second worker; a cold one is parked where it connects until it is wanted."""
+        self.seconds += 1
+        player = self.stage.player(f"worker-{self.seconds + 1}", POLL, HOUR)
+        door = None
+        if self.lane.second == COLD:
+            door = player.hold_all(lambda s: s.kind == "connect")
+        second = Second(player, player.hold_all(self.lane.habits.begins_poll), door)
+        player.run()
+        return second
+
+    def _park(self, player: Player, door: Hold) -> None:
+        """Wait until it wants to connect."""
+        self.stage.wait(lambda: door.steps or not player.alive, self.budgets.boot)
+        if not door.steps:
+            raise NotReached(f"{player.name} {player.ending} and did not connect")
+
+    def _idles(self, second: Second) -> bool:
+        """Let it poll until two polls have ended; False if it took something, waits or ended."""
+        for number in range(POLLS + 1):
+            wanted = second.let + 1
+            self.stage.wait(
+                lambda n=wanted: len(second.polls.steps) >= n or self._stopped(second.player),
+                self.budgets.boot + self.budgets.work,
+            )
+            if self._stopped(second.player):
+                return False
+            if len(second.polls.steps) < wanted:
+                raise NotReached(f"{second.player.name} did not poll again")
+            if number < POLLS:
+                second.let += 1
+                second.polls.next()
+        return True
+
+    def _stopped(self, second: Player) -> bool:
+        return (
+            any(e.who == second.name for e in self.stage.executions) or not second.alive
+            or self.stage.waits_for(second, self.first)
+        )  # fmt: skip
+
+    def _meet(self, second: Second) -> Broken | None:
+        """Let the second one run while the first is held."""
+        stage, player = self.stage, second.player
+        since = len(stage.history)
+        if second.door is not None:
+            second.door.release()
+        stage.tell(f"Let {player.name} run.")
+        if self._idles(second):
+            if self.lane.two:
+                return self._broken("one-worker-idle", f"{player.name} polled twice and took "
+                                    "nothing, although another task was pending")
+            if self._changed(since, player):
+                self.took = True  # something, without executing it: how it ends will tell
+                return self._to_the_end()
+            return None
+        self.took = True
+        if not player.alive:
+            return self._broken("worker-exited", f"{player.name} {player.ending}")
+        if not any(e.who == player.name for e in stage.executions):  # it waits for a lock
+            if self.lane.two:
+                return self._broken(
+                    "waits-for-lock", f"{player.name} waits for a lock of {self.first.name} "
+                    "(pg_blocking_pids names it), although another task is pending",
+                )  # fmt: skip
+            return self._to_the_end()
+        if self.mode == IDLE and not self.lane.two:
+            since = len(stage.history)
+            second.polls.release()
+            self._answer_all()
+            stage.tell(f"{player.name} took the task; let it work until it was idle.")
+            self._wait_for_polls(player, since)
+        else:
+            stage.tell(f"{player.name} took a task and was held in its work; "
+                       f"let {self.first.name} go on.")
+        return self._to_the_end()
+
+    def _answer_all(self) -> None:
+        for execution in list(self.stage.held):
+            self.stage.answer(execution)
+        self.stage.holds_call = lambda _: False
+
+    def _changed(self, since: int, second: Player) -> bool:
+        """Whether the second one has changed a task."""
+        self.stage.sync()
+        return any(e.data.get("backend") in second_backends(second)
+                   for e in self.stage.history.events(h.ROW_CHANGED, since=since))
+
+    # The end -----------------------------------------------------------------------------------
+
+    def _to_the_end(self) -> Broken | None:
+        """Let everybody go on, and judge when all is done and everybody has polled twice."""
+        stage = self.stage
+        since = len(stage.history)
+        self._let_go(self.first)
+        self._wait_for_polls(self.first, since)
+        self._answer_all()
+        for player in stage.players:
+            self._let_go(player)
+        stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)
+        stage.add_last()
+        stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)
+        since = len(stage.history)
+        for player in stage.players:
+            self._wait_for_polls(player, since)
+        return self._judge()
+
+    def _let_go(self, player: Player) -> None:
+        """Hold nothing of it any more."""
+        for hold in player.holds:
+            hold.release()
+
+    def _anybody(self) -> bool:
+        return any(player.alive for player in self.stage.players)
+
+    def _wait_for_polls(self, player: Player, since: int) -> None:
+        """Until it has begun three polls (so two have ended), is at work, waits, or has ended."""
+        stage = self.stage
+        others = [p for p in stage.players if p is not player]
+
+        def done() -> bool:
+            return (
+                not player.alive or any(e.who == player.name for e in stage.held)
+                or stage.polled(player, self.lane.habits.begins_poll, since) > POLLS
+                or any(other.alive and stage.waits_for(player, other) for other in others)
+            )  # fmt: skip
+
+        stage.wait(done, self.budgets.work)
+
+    def _judge(self) -> Broken | None:
+        stage = self.stage
+        if (found := first_twice(stage)) is not None:
+            execution, code, what = found
+            at = next((e for e in stage.history.events(h.CALL_ARRIVED)
+                       if e.data["call"] is execution.call), None)
+            return Broken(code, what, keep(stage, at=at))
+        for player in stage.players:
+            if not player.alive and not player.cut_off:
+                return self._broken("worker-exited", f"{player.name} {player.ending}")
+        for item in stage.items:
+            found = wrong_end(item, stage.state(item), bool(stage.executed(item)))
+            if found is not None:
+                return Broken(*found, keep(stage))
+        return None
+
+    def _broken(self, code: str, what: str) -> Broken:
+        return Broken(code, what, keep(self.stage))
+
+    def _expect_not_felt(self, since: int) -> None:
+        """A worker that reacts to being held was not only held."""
+        first = self.first
+        if not first.alive:
+            raise Felt(f"{first.name} {first.ending} while it was held")
+        events = self.stage.history.events(h.DISCONNECTED, h.NOTE, who=first.name, since=since)
+        if any(e.kind == h.DISCONNECTED or e.data.get("cancel") for e in events):
+            raise Felt(f"{first.name} gave up waiting while it was held")
+
+
+def second_backends(player: Player) -> set[int]:
+    """The PostgreSQL backends a player has had."""
+    return {backend for wire in player.wires for backend in wire.backends}

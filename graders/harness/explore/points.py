@@ -1,0 +1,254 @@
+"""Trials at moments: run side by side, each tried again where the trial itself went wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graders.harness import history as h
+from graders.harness.check import CouldNotGrade, Finding
+from graders.harness.explore.record import NotRecorded
+from graders.harness.explore.stage import (
+    COMPLETED,
+    FAILED,
+    PENDING,
+    PROCESSING,
+    Execution,
+    Item,
+    Stage,
+)
+from graders.harness.results import Coverage, Evidence, MomentResult
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+HELD = "held"
+MOST_LISTED = 30  # moments that broke, one line each
+
+
+class Felt(Exception):
+    """The trial itself was felt by the worker, or did not come about; it says nothing of it."""
+
+
+class NotReached(Felt):
+    """The named step did not come in this run."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a finding needs of a stage that is gone: kept when a trial ends."""
+
+    events: tuple[h.Event, ...]
+    told: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What broke at a moment: a true sentence, and where it was seen."""
+
+    code: str
+    what: str  # "T1 stayed in “processing”", after a colon
+    seen: Seen | None = None
+
+
+@dataclass
+class Point:
+    """One trial. `label` is what STEP= names; `where` says the moment in words."""
+
+    label: str
+    where: str
+    scenario: str
+    trial: Callable[[], Broken | None]
+    outcome: Broken | None = None
+    skipped: str = ""  # why it was not explored
+    fault: bool = False  # it was skipped although it had been reached: the kit's fault
+
+    @property
+    def verdict(self) -> str:
+        """ "held", a finding's code, or "not explored"."""
+        return "not explored" if self.skipped else self.outcome.code if self.outcome else HELD
+
+
+@dataclass
+class Explored:
+    """All that one exploration has tried, and what it could not try."""
+
+    noun: str  # "crash point"
+    points: list[Point] = field(default_factory=list)
+    unexplored: list[str] = field(default_factory=list)
+
+    @property
+    def tried(self) -> list[Point]:
+        """The points that were carried out."""
+        return [point for point in self.points if not point.skipped]
+
+    @property
+    def broken(self) -> list[Point]:
+        """The points at which something broke, in order."""
+        return [point for point in self.points if point.outcome is not None]
+
+
+def run(session: GradingSession, points: Sequence[Point], at_once: int) -> None:
+    """Carry out all trials, so many side by side; each gets its outcome."""
+
+    def one(point: Point) -> None:
+        point.outcome, point.skipped, point.fault = attempt(session, point.trial)
+
+    with ThreadPoolExecutor(at_once, thread_name_prefix="moment") as pool:
+        for future in [pool.submit(one, point) for point in points]:
+            future.result()
+
+
+def attempt(
+    session: GradingSession, trial: Callable[[], Broken | None]
+) -> tuple[Broken | None, str, bool]:
+    """Carry out one trial, and once more where it was felt: outcome, why skipped, whose fault."""
+    for last in (False, True):
+        if session.stopping:
+            raise CouldNotGrade("The run was stopped.")
+        try:
+            return trial(), "", False
+        except Felt as error:
+            if last:
+                return None, str(error), not isinstance(error, NotReached)
+        except NotRecorded as error:
+            return None, str(error), False
+    raise AssertionError
+
+
+def cores() -> int:
+    """How many cores there are."""
+    return os.cpu_count() or 2
+
+
+# What has become of tasks ------------------------------------------------------------------------
+
+
+def keep(stage: Stage, *more: Evidence, at: h.Event | None = None) -> Seen:
+    """What a finding shows of a stage, now; `at` is where the timeline points."""
+    stage.sync()
+    stage.history.add(h.NOTE, "grader", "this broke", broke=True, event=at)
+    evidence = [stage.evidence(stage.items), *more]
+    evidence += [player.log_evidence() for player in stage.players]
+    return Seen(tuple(stage.history.events()), tuple(stage.told), tuple(evidence))
+
+
+def twice(execution: Execution) -> tuple[str, str] | None:
+    """The code and sentence of an execution that should not have begun; None for a right one."""
+    label = execution.item.label
+    if execution.state == COMPLETED:
+        return ("task-executed-twice", f"{execution.who} executed {label}, whose completion had "
+                "been committed before")
+    if execution.rivals:
+        other = execution.rivals[-1].who
+        return ("task-executed-twice", f"{execution.who} executed {label} while it was in the "
+                f"hands of {other}, which was alive")
+    return None
+
+
+def first_twice(stage: Stage) -> tuple[Execution, str, str] | None:
+    """The first execution of a stage that should not have begun."""
+    for execution in stage.executions:
+        earlier = [e for e in stage.executions if e.item is execution.item and e is not execution]
+        if execution.state == COMPLETED and (
+            not earlier or stage.executions.index(earlier[0]) > stage.executions.index(execution)
+        ):
+            return (execution, "completed-before-the-work",
+                    f"{execution.item} was marked completed before its work was done")
+        if (found := twice(execution)) is not None:
+            return (execution, *found)
+    return None
+
+
+def wrong_end(item: Item, state: str | None, done: bool) -> tuple[str, str] | None:
+    """What is wrong with how a task ended; `done`: its work was really done. None if nothing."""
+    if state is None:
+        return "task-lost", f"{item} is lost: it is in no queue, and has no result"
+    if state == PROCESSING:
+        return "task-left-in-processing", f"{item} stayed in “processing”"
+    if state == PENDING:
+        return "task-left-pending", f"{item} stayed “pending”"
+    if state == COMPLETED and not done:
+        return "task-wrongly-completed", f"{item} is “completed”, and its work was never done"
+    if state == COMPLETED and item.fails:
+        return "task-wrongly-completed", f"{item} is “completed”, and its work has failed"
+    if state == FAILED and not item.fails:
+        how = "was done" if done else "was never tried"
+        return "task-wrongly-failed", f"{item} is “failed”, and its work {how}"
+    return None
+
+
+# Summing up --------------------------------------------------------------------------------------
+
+
+def coverage(explored: Explored) -> Coverage:
+    """What was covered, for results and reports."""
+    return Coverage(
+        noun=explored.noun,
+        count=len(explored.tried),
+        moments=tuple(
+            MomentResult(p.label, p.where, p.scenario, p.verdict,
+                         p.skipped or (p.outcome.what if p.outcome else ""))
+            for p in explored.points
+        ),
+        unexplored=tuple(explored.unexplored),
+    )  # fmt: skip
+
+
+def judge(explored: Explored, expected: str) -> tuple[Finding, Seen | None] | None:
+    """The finding of an exploration, or None; raises CouldNotGrade where nothing can be said."""
+    broken = explored.broken
+    if broken:
+        return _finding(explored, expected, broken)
+    faults = [point for point in explored.points if point.fault]
+    if faults:
+        raise CouldNotGrade(f"STEP={faults[0].label} ({faults[0].where}): {faults[0].skipped}.")
+    if not explored.tried:
+        why = [p.skipped for p in explored.points if p.skipped] + explored.unexplored
+        told = f": {why[0]}" if why else ""
+        raise CouldNotGrade(f"No {explored.noun} could be explored{told}.")
+    return None
+
+
+def _finding(
+    explored: Explored, expected: str, broken: list[Point]
+) -> tuple[Finding, Seen | None]:
+    first = broken[0]
+    assert first.outcome is not None
+    alike = [p for p in broken if p.outcome.code == first.outcome.code]
+    total = len(explored.tried)
+    told = f"{_capital(first.where)}: {first.outcome.what}"
+    seen = first.outcome.seen
+    many = ""
+    if len(alike) > 1:
+        many = f" It broke alike at {len(alike)} of {total} {explored.noun}s."
+    finding = Finding(
+        first.outcome.code, expected, f"{told}.{many}",
+        [_list_of(broken, total, explored.noun), *(seen.evidence if seen else ())],
+    )  # fmt: skip
+    return finding, seen
+
+
+def _list_of(broken: list[Point], total: int, noun: str) -> Evidence:
+    """All moments that broke: a line each, those that broke alike under one head."""
+    lines: list[str] = []
+    for code in dict.fromkeys(p.outcome.code for p in broken):
+        group = [p for p in broken if p.outcome.code == code]
+        lines.append(f"{code}, at {len(group)} of {total}:")
+        lines += [f"  STEP={p.label}  {p.where}" for p in group]
+    if len(lines) > MOST_LISTED:
+        lines = [*lines[:MOST_LISTED], f"  … and {len(lines) - MOST_LISTED} more"]
+    return Evidence(f"All {noun}s that broke", tuple(lines))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def evidence_lines(items: Iterable[str]) -> tuple[str, ...]:
+    """Lines of evidence, or a line that says there is nothing."""
+    return tuple(items) or ("(nothing)",)

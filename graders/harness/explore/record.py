@@ -1,0 +1,343 @@
+"""Which steps does a worker take? Recorded twice, aligned by name, never by number.
+
+First the worker's habits are learned: what goes on although its work call is held (a heartbeat, a
+reaper, a listener), and what one idle poll looks like. Then each scenario is recorded, from the
+first connection to the record of the work and one idle poll, with a poll interval of an hour.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graders.harness import history as h
+from graders.harness.check import CouldNotGrade
+from graders.harness.explore.stage import (
+    HOUR,
+    PENDING_TASK,
+    WORLD,
+    Player,
+    Scenario,
+    Setting,
+    Stage,
+    said,
+)
+from graders.harness.steps import Step
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+# A handshake is one step already; preparing a statement and a pool's check change nothing.
+KINDS = ("connect", "query", "command", "reply", "close", "call", "call-answer")
+INTERVAL = 0.3  # seconds between polls while habits are learned: the gap that tells polls apart
+BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on all the same
+POLLS = 4  # that are looked at; psycopg prepares a statement at its sixth execution
+MOST_STEPS = 400  # of a recording: a worker that never rests is told so by other checks
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step that a worker takes on every run of a scenario."""
+
+    server: str
+    name: str  # what was said since BEGIN on its connection
+    occurrence: int
+    kind: str
+    words: str
+    tags: tuple[str, ...] = ()
+    status: str = ""
+    status_before: str = ""
+    connections: int = 1  # that the worker had open then
+    waits: bool = False  # it was still waiting at the server when the recording ended
+    background: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes it the same moment in another run."""
+        return (self.server, self.name, self.occurrence)
+
+    def is_step(self, step: Step) -> bool:
+        """Whether a step is this moment."""
+        return (step.server, step.name, step.occurrence) == self.key
+
+    @property
+    def alike(self) -> tuple[str, str, tuple[str, ...]]:
+        """The same for moments in which the same was said and answered, however often."""
+        return (self.server, self.name, self.tags)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What a worker does by itself."""
+
+    anchor: str  # the name of the step by which a poll is known
+    # One idle poll, in order: names, and what the server says where the queue is asked.
+    idle: tuple[tuple[str, tuple[str, ...]], ...]
+    background: frozenset[str]  # names of steps that do not wait for the work
+
+    def begins_poll(self, step: Step) -> bool:
+        """Whether a poll begins (or is under way) with this step."""
+        return step.server != WORLD and step.name == self.anchor
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The moments of a scenario, in the order of the first recording."""
+
+    scenario: Scenario
+    moments: tuple[Moment, ...]
+    unaligned: tuple[str, ...]  # names that did not come on every run: not explored
+
+    def first_poll(self, habits: Habits) -> int:
+        """The index of the first step of the first poll."""
+        names = [m.name for m in self.moments]
+        return names.index(habits.anchor) if habits.anchor in names else 0
+
+
+class NotRecorded(Exception):
+    """A worker does not do in a scenario what every exploration starts from; the text says what."""
+
+
+class Recorder:
+    """Records each scenario of a setting once per run, whoever asks first."""
+
+    def __init__(self, session: GradingSession, setting: Setting) -> None:
+        self.session = session
+        self.setting = setting
+        self._lock = threading.Lock()
+        self._made: dict[str, Future] = {}
+
+    @classmethod
+    def of(cls, session: GradingSession, setting: Setting) -> Recorder:
+        """The recorder of this run and setting."""
+        with session.memo_lock:
+            return session.memo.setdefault(("recorder", setting.name), cls(session, setting))
+
+    def habits(self) -> Habits:
+        """The worker's habits. Raises NotRecorded."""
+        return self._once("habits", self._learn)
+
+    def recorded(self, scenario: Scenario) -> Recorded:
+        """The moments of a scenario. Raises NotRecorded."""
+        return self._once(scenario.name, lambda: self._record(scenario))
+
+    def _once(self, name: str, make: Callable[[], object]) -> object:
+        with self._lock:
+            future = self._made.get(name)
+            mine = future is None
+            if mine:
+                future = self._made[name] = Future()
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    # Habits ------------------------------------------------------------------------------------
+
+    def _learn(self) -> Habits:
+        stage = self.setting.open(self.session, "habits")
+        try:
+            items = stage.put(PENDING_TASK)
+            stage.holds_call = lambda _: True
+            player = stage.player("worker-1", INTERVAL, HOUR)
+            player.run()
+            budgets = stage.budgets
+            stage.wait(lambda: stage.held or not player.alive,
+                       budgets.boot + budgets.ready + budgets.work)
+            if not stage.held:
+                raise NotRecorded(_no_call(player))
+            since = len(stage.history)
+            stage.wait(lambda: not player.alive, BACKGROUND)
+            background = {s.name for s in player.steps(since=since) if _counts(s)}
+            stage.answer(stage.held[0])
+            since = len(stage.history)
+            stage.wait(lambda: stage.all_final(items) or not player.alive, budgets.work)
+
+            def poll_steps() -> list[Step]:
+                return [s for s in player.steps(since=since) if _counts(s)]
+
+            def polled() -> bool:
+                counted = Counter(s.name for s in poll_steps() if stage.is_poll(s))
+                return max(counted.values(), default=0) > POLLS or len(poll_steps()) > MOST_STEPS
+
+            stage.wait(lambda: polled() or not player.alive, budgets.work)
+            return _habits(poll_steps(), background, stage.is_poll)
+        finally:
+            stage.close()
+
+    # Scenarios ---------------------------------------------------------------------------------
+
+    def _record(self, scenario: Scenario) -> Recorded:
+        habits = self.habits()
+        takes = [self._take(scenario, habits) for _ in range(2)]
+        if _keys(takes[0]) != _keys(takes[1]):
+            takes.append(self._take(scenario, habits))
+        counted = Counter(key for take in takes for key in _keys(take))
+        # The order is that of the take that agrees with most of the others.
+        order = next((t for t in takes if all(counted[k] > 1 for k in _keys(t))), takes[0])
+        aligned = tuple(m for m in order if counted[m.key] > 1)
+        unaligned = dict.fromkeys(
+            m.words for take in takes for m in take if counted[m.key] < 2
+        )  # fmt: skip
+        if not aligned:
+            raise NotRecorded(f"no step came twice with {scenario.words}")
+        return Recorded(scenario, aligned, tuple(unaligned))
+
+    def _take(self, scenario: Scenario, habits: Habits) -> list[Moment]:
+        """Record once."""
+        stage = self.setting.open(self.session, f"record-{scenario.name}")
+        try:
+            player = begin(stage, scenario, habits, HOUR, HOUR, lambda _: None)
+            stage.wait(lambda: _ended(stage, player, habits),
+                       2 * stage.budgets.work + stage.budgets.boot)
+            if not stage.executions:
+                raise NotRecorded(_no_call(player))
+            events = stage.history.events(h.STEP_ARRIVED, h.CONNECTED, h.DISCONNECTED,
+                                          who=player.name)
+            return _moments(stage, events, habits)
+        finally:
+            stage.close()
+
+
+def begin(
+    stage: Stage, scenario: Scenario, habits: Habits, poll: float, stuck: float,
+    prepare: Callable[[Player], object],
+) -> Player:
+    """Start a fresh worker on a scenario; `prepare` is called when its steps begin to count."""
+    player = stage.player("worker-1", poll, stuck)
+    if not scenario.blocked:
+        stage.put(scenario)
+        prepare(player)
+        player.run()
+        stage.tell(f"Put in place: {scenario.words}. Started {player.name}.")
+        return player
+    player.run()
+    budgets = stage.budgets
+    # Not just at the end of a wait: the next one has begun when its command arrives.
+    asked = stage.wait(
+        lambda: _waiting(stage, player, habits) or not player.alive, budgets.boot + budgets.ready
+    )
+    since = len(stage.history)
+    if asked:
+        stage.wait(
+            lambda: any(stage.blocks(s) and s.sent_at is not None
+                        for s in player.steps(since=since)) or not player.alive, budgets.work,
+        )  # fmt: skip
+    for wire in player.wires:
+        wire.begin()
+    prepare(player)
+    stage.put(scenario)
+    stage.tell(f"Started {player.name}; when it waited on its queue, put in place: one task.")
+    return player
+
+
+def _waiting(stage: Stage, player: Player, habits: Habits) -> bool:
+    return any(habits.begins_poll(s) or stage.blocks(s) for s in player.steps())
+
+
+def _counts(step: Step) -> bool:
+    return step.server != WORLD and step.kind in KINDS
+
+
+def _habits(
+    steps: Sequence[Step], background: set[str], is_poll: Callable[[Step], bool]
+) -> Habits:
+    """What one idle poll looks like, from the steps of several."""
+    polls = Counter(s.name for s in steps if is_poll(s))
+    recurring = [name for name, count in polls.items() if count >= 3]
+    chosen = [name for name in recurring if name not in background]
+    if not chosen:
+        # Others of its consumers go on polling while one of them works.
+        chosen, background = recurring, background - set(polls)
+    if not chosen:
+        raise NotRecorded("with nothing to do it does not poll again and again")
+    foreground = [s for s in steps if s.name not in background]
+    anchor = next(s.name for s in foreground if s.name in chosen)
+    at = [i for i, s in enumerate(foreground) if s.name == anchor]
+    turns = [foreground[a:b] for a, b in zip(at[:-1], at[1:], strict=True)]
+    # The last ones: a worker's first poll after its work may be another than those that follow.
+    common = Counter(s.name for s in turns[-1]) & Counter(s.name for s in turns[-2])
+    begins: Counter[str] = Counter()
+    for turn, after in zip(turns[-2:], at[-2:], strict=True):
+        steps_of = [*turn, foreground[after]]
+        gaps = [b.arrived_at - (a.arrived_at or 0)
+                for a, b in zip(steps_of[:-1], steps_of[1:], strict=True)]
+        begins[steps_of[gaps.index(max(gaps)) + 1].name] += 1
+    first = begins.most_common(1)[0][0]
+    kept = [s for s in turns[-1] if s.name in common]
+    start = next((i for i, s in enumerate(kept) if s.name == first), 0)
+    idle = tuple(_heard(s, is_poll) for s in kept[start:] + kept[:start])
+    return Habits(anchor, idle, frozenset(background))
+
+
+def _heard(step: Step, is_poll: Callable[[Step], bool]) -> tuple[str, tuple[str, ...]]:
+    """A step as an idle poll is compared by: where the queue was asked, with the answer."""
+    return step.name, step.tags if is_poll(step) else ()
+
+
+def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
+    """Whether an idle poll has ended and nothing is in hand: after this comes only a long wait."""
+    if not player.alive:
+        return True
+    steps = [s for s in player.steps() if s.kind in KINDS and s.name not in habits.background]
+    if len(steps) > MOST_STEPS:
+        return True
+    last = steps[-len(habits.idle):]
+    for step in last:
+        if step.server == WORLD or not (
+            step.delivered_at is not None or step.kind == "close"
+            or (stage.blocks(step) and step.sent_at is not None)
+        ):
+            return False
+    wanted, found = Counter(habits.idle), Counter()
+    for step in last:
+        name, answer = _heard(step, stage.is_poll)
+        if step.delivered_at is None:  # still waiting for work: whatever idle polls are answered
+            answer = next((tags for one, tags in habits.idle if one == name), answer)
+        found[name, answer] += 1
+    return found == wanted and not stage.held
+
+
+def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Moment]:
+    moments: list[Moment] = []
+    connections: set[tuple[str, int]] = set()
+    seen_background: set[str] = set()
+    for event in events:
+        if event.kind != h.STEP_ARRIVED:
+            one = (event.data["server"], event.data["connection"])
+            (connections.add if event.kind == h.CONNECTED else connections.discard)(one)
+            continue
+        step = event.data["step"]
+        if step.kind not in KINDS:
+            continue
+        background = step.server != WORLD and step.name in habits.background
+        if background:
+            if step.name in seen_background:
+                continue  # explored at its first occurrence
+            seen_background.add(step.name)
+        moments.append(Moment(
+            **said(step), connections=len(connections), background=background,
+            waits=stage.blocks(step) and step.answered_at is None,
+        ))  # fmt: skip
+    return moments
+
+
+def _keys(take: Sequence[Moment]) -> set[tuple[str, str, int]]:
+    return {moment.key for moment in take}
+
+
+def _no_call(player: Player) -> str:
+    if not player.alive and player.process is not None:
+        return f"its worker {player.ending} before it had executed a task"
+    return "its worker executed no task"
+
+
+def could_not_record(error: NotRecorded) -> CouldNotGrade:
+    """A worker that other checks find wrong cannot be explored."""
+    return CouldNotGrade(f"There was nothing to explore: {error}.")

@@ -1,0 +1,294 @@
+"""Shutdown: SIGTERM while the answer to a step is on its way; is what was begun finished?
+
+The answer is let through (a) at once, or (b) a quarter of a second after the signal was taken. For
+a task in hand, SIGTERM is also followed by SIGKILL at each later step, as a deploy does that has
+waited for too long: what is left then is given to another worker, as after a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from graders.harness import history as h
+from graders.harness.explore import words
+from graders.harness.explore.crash import AT_ONCE, Survivor, Trial, run_with_survivor
+from graders.harness.explore.points import (
+    Broken,
+    Explored,
+    NotReached,
+    Point,
+    cores,
+    first_twice,
+    keep,
+    run,
+    wrong_end,
+)
+from graders.harness.explore.record import (
+    KINDS,
+    Habits,
+    Moment,
+    NotRecorded,
+    Recorded,
+    Recorder,
+    begin,
+)
+from graders.harness.explore.stage import (
+    HOUR,
+    PENDING,
+    PROCESSING,
+    WORLD,
+    Player,
+    Scenario,
+    Setting,
+    Stage,
+    said,
+)
+from graders.harness.steps import Step
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+EXPECTED = (
+    "Whenever SIGTERM comes, the worker finishes and records what it has in hand, takes nothing "
+    "more, and ends with status 0."
+)
+LATER = 0.25  # seconds between the signal and the answer, in the second variant
+VARIANTS = {"a": "the answer came at once", "b": "the answer came 250 ms later"}
+
+
+def explore(session: GradingSession, setting: Setting, only: str = "") -> Explored:
+    """Send SIGTERM at each step; `only` names one point (STEP)."""
+    recorder = Recorder.of(session, setting)
+    explored = Explored("shutdown")
+    habits = recorder.habits()
+    known: set[tuple] = set()
+    number = 0
+    in_hand: Stop | None = None
+    stops: list[Stop] = []
+    for scenario in setting.shutdown:
+        try:
+            recorded = recorder.recorded(scenario)
+        except NotRecorded as error:
+            explored.unexplored.append(f"{scenario.words}: {error}")
+            continue
+        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+        for moment, ready in _moments(recorded, habits, known):
+            number += 1
+            for variant in VARIANTS:
+                stop = Stop(setting, scenario, habits, moment, ready, variant)
+                stops.append(stop)
+                explored.points.append(Point(
+                    f"{number}{variant}",
+                    f"SIGTERM {words.after(moment)}; {VARIANTS[variant]}",
+                    scenario.words, lambda s=stop: s.run(session),
+                ))  # fmt: skip
+                if moment.kind == "call" and in_hand is None:
+                    in_hand = stop
+    explored.points = [p for p in explored.points if only in ("", p.label)]
+    run(session, explored.points, AT_ONCE * cores())
+    if in_hand is not None and (not only or only.isdigit()):
+        _then_killed(session, in_hand, explored, number, only)
+    return explored
+
+
+def _moments(
+    recorded: Recorded, habits: Habits, known: set[tuple]
+) -> list[tuple[Moment, bool]]:
+    """Each moment that is like none before, and whether the worker is ready by then.
+
+    A second task goes the way of the first: what was said and answered alike is explored once. Of
+    failing work only what is its own is explored.
+    """
+    found = []
+    calls = 0
+    first = recorded.first_poll(habits)
+    for index, moment in enumerate(recorded.moments):
+        calls += moment.kind == "call"
+        alike = moment.alike
+        if moment.server == WORLD:
+            alike = (moment.server, moment.kind, (str(recorded.scenario.fails),))
+        elif recorded.scenario.fails and calls and moment.kind in ("query", "command"):
+            alike = (*alike, "after failed work")
+        if alike not in known and not (moment.kind == "close" and index < first):
+            found.append((moment, index > first))
+        known.add(alike)
+    return found
+
+
+def _then_killed(
+    session: GradingSession, in_hand: Stop, explored: Explored, number: int, only: str
+) -> None:
+    """SIGTERM while a task is in hand, and SIGKILL at each step that follows."""
+    later = in_hand.followed or _followed(session, in_hand)
+    trials = {}
+    points = []
+    for moment in later:
+        number += 1
+        if only not in ("", str(number)):
+            continue
+        trial = Killed(in_hand.setting, in_hand.scenario, moment, in_hand.habits)
+        trial.call = in_hand.moment
+        trials[str(number)] = trial
+        points.append(Point(
+            str(number),
+            f"SIGTERM {words.after(in_hand.moment)}, and SIGKILL {words.after(moment)}",
+            in_hand.scenario.words, lambda t=trial: t.kill(session),
+        ))  # fmt: skip
+    if not points:
+        return
+    survivor = Survivor(session, in_hand.setting, in_hand.habits)
+    last = Explored(explored.noun, points)
+    run_with_survivor(session, survivor, last, trials)
+    explored.points += last.points
+
+
+def _followed(session: GradingSession, in_hand: Stop) -> list[Moment]:
+    in_hand.run(session)
+    return in_hand.followed
+
+
+@dataclass
+class Stop:
+    """A worker that is told to stop at one moment."""
+
+    setting: Setting
+    scenario: Scenario
+    habits: Habits
+    moment: Moment
+    ready: bool  # it has polled by then, so its signal handlers are in place
+    variant: str
+
+    def __post_init__(self) -> None:
+        self.followed: list[Moment] = []  # the steps it took after the signal
+
+    def run(self, session: GradingSession) -> Broken | None:
+        """Carry it out; what broke."""
+        stage = self.setting.open(session, f"stop-{self.scenario.name}")
+        try:
+            player = stop_at(stage, self.scenario, self.habits, self.moment, self.variant)
+            since = len(stage.history)
+            stage.wait(lambda: not player.alive, stage.budgets.shutdown)
+            for wire in player.wires:
+                wire.wait_closed(stage.budgets.work)
+            stage.attend()
+            stage.sync()
+            self.followed = _later(player, since)
+            return self._judge(stage, player, since)
+        finally:
+            stage.close()
+
+    def _judge(self, stage: Stage, player: Player, since: int) -> Broken | None:
+        def broken(code: str, what: str) -> Broken:
+            return Broken(code, what, keep(stage))
+
+        if player.alive:
+            budget = stage.budgets.shutdown
+            return broken("still-running", f"{player.name} was still running {budget:.0f} s later")
+        for item in stage.items:
+            if found := self._wrong(stage, item):
+                return broken(found[0], f"{player.name} {player.ending}, and {found[1]}")
+        if (found := first_twice(stage)) is not None:
+            return broken(found[1], found[2])
+        if not self.ready:
+            return None  # it may not have set up its handlers yet
+        if player.exit.code != 0:
+            return broken("wrong-exit-status", f"{player.name} {player.ending}")
+        if self.variant == "b":
+            begun = [s for s in player.steps(since=since) if self.habits.begins_poll(s)]
+            if begun:
+                return broken("claimed-after-stop", f"{player.name} polled once more after it had "
+                              "taken the signal")
+        elif self._all_taken(stage):
+            return broken("claimed-after-stop",
+                          f"{player.name} went on until the queue was empty")
+        return None
+
+    def _all_taken(self, stage: Stage) -> bool:
+        """Whether it has gone on to the end: one more poll may have begun before the signal."""
+        if len(stage.items) < 3 or self.moment.occurrence > 1:
+            return False
+        done_before = [e for e in stage.executions if e.call.arrived_at < self._signalled(stage)]
+        return len(stage.executions) == len(stage.items) and len(done_before) <= 1
+
+    def _signalled(self, stage: Stage) -> float:
+        return next(e.at for e in stage.history.events(h.SIGNAL))
+
+    def _wrong(self, stage: Stage, item: object) -> tuple[str, str] | None:
+        state = stage.state(item)
+        executions = stage.executed(item)
+        if not executions:
+            if state == PENDING:
+                return None
+            if state == PROCESSING:
+                return ("task-left-in-processing",
+                        f"{item}, which it had not begun to work on, stayed in “processing”")
+        answered = any(e.call.answered_at is not None for e in executions)
+        if executions and not answered and state not in ("completed",):
+            return ("task-dropped-on-stop",
+                    f"it gave up the work of {item}, which is “{state}”")
+        if executions and state == PENDING:
+            return ("task-dropped-on-stop", f"{item}, whose work was done, is “pending” again")
+        return wrong_end(item, state, bool(executions))
+
+
+def stop_at(
+    stage: Stage, scenario: Scenario, habits: Habits, moment: Moment, variant: str
+) -> Player:
+    """Start a worker, send SIGTERM at the moment, and let the answer through."""
+    holds = []
+    player = begin(stage, scenario, habits, HOUR, HOUR,
+                   lambda p: None if moment.waits else holds.append(p.hold(moment)))
+    if moment.waits:
+        budgets = stage.budgets
+        reached = stage.wait(
+            lambda: any(moment.is_step(s) and s.sent_at is not None for s in player.steps())
+            or not player.alive, budgets.boot + budgets.ready + budgets.work,
+        )  # fmt: skip
+    else:
+        reached = stage.reach(player, holds[0])
+    if not reached or not player.alive:
+        raise NotReached(f"{words.statement(moment)} did not come in this run")
+    player.terminate(taken=variant == "b")
+    stage.tell(f"Sent SIGTERM {words.after(moment)}.")
+    if variant == "b":
+        stage.wait(lambda: not player.alive, LATER)
+    for hold in holds:
+        hold.release()
+    stage.tell(f"{VARIANTS[variant][:1].upper()}{VARIANTS[variant][1:]}.")
+    return player
+
+
+def _later(player: Player, since: int) -> list[Moment]:
+    """The steps that a worker took after the signal, as moments."""
+    steps: list[Step] = [s for s in player.steps(since=since) if s.kind in KINDS]
+    return [Moment(**said(step)) for step in steps]
+
+
+@dataclass
+class Killed(Trial):
+    """A worker that has a task in hand, is told to stop, and is killed at a later step."""
+
+    call: Moment | None = None
+
+    def kill(self, session: GradingSession) -> Broken | None:
+        """Carry it out, and keep what it leaves."""
+        stage = self.setting.open(session, f"killed-{self.scenario.name}")
+        try:
+            holds = []
+            player = begin(
+                stage, self.scenario, self.habits, HOUR, HOUR,
+                lambda p: holds.extend((p.hold(self.call), p.hold(self.moment))),
+            )
+            if not stage.reach(player, holds[0]):
+                raise NotReached(f"{words.statement(self.call)} did not come in this run")
+            player.terminate(taken=True)
+            stage.tell(f"Sent SIGTERM {words.after(self.call)}.")
+            holds[0].release()
+            if not stage.reach(player, holds[1]):
+                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            self.leave(stage, player, f"Killed {player.name} with SIGKILL "
+                       f"{words.after(self.moment)}.")
+        finally:
+            stage.close()
+        return None

@@ -1,0 +1,94 @@
+"""Moments in words: what had been said on the wire, and who had heard of it."""
+
+from __future__ import annotations
+
+import re
+
+from graders.harness.explore.record import Moment
+from graders.harness.report.sql import shorten
+from graders.harness.report.timeline import SERVERS
+
+LONG = 90  # characters of a statement in a sentence
+_WRITES = re.compile(r"\s*(update|insert|delete|merge|with)\b", re.IGNORECASE)
+_ENDS = re.compile(r"\s*(commit|end)\b", re.IGNORECASE)
+_OPENS = re.compile(r"\s*(begin|start transaction|savepoint|set|release)\b", re.IGNORECASE)
+
+
+def statement(moment: Moment) -> str:
+    """What was said, short enough for a sentence, in quotation marks."""
+    words = moment.words
+    if moment.server == "postgres":
+        words = "; ".join(shorten(part) for part in words.split("; "))
+    return f"“{words if len(words) <= LONG else words[: LONG - 1] + '…'}”"
+
+
+def after(moment: Moment) -> str:
+    """ "after PostgreSQL had committed “UPDATE …”, before the worker heard of it"."""
+    server = SERVERS.get(moment.server, moment.server)
+    unheard = ", before the worker heard of it"
+    if moment.kind == "connect":
+        return f"after {server} had accepted its connection{_which(moment)}"
+    if moment.kind == "close":
+        return f"after it had closed its connection{_which(moment)}"
+    if moment.kind == "call":
+        return f"while the outside world did the work of {_task(moment)}"
+    if moment.kind == "call-answer":
+        return f"after the work of {_task(moment)} was done{unheard}"
+    said = statement(moment)
+    if moment.server == "postgres":
+        if committed := _committed(moment):
+            return f"after {server} had committed {committed}{_which(moment)}{unheard}"
+        if moment.status == "I" and moment.status_before == "I":
+            done = "run and committed" if _WRITES.match(moment.words) else "answered"
+            return f"after {server} had {done} {said}{_rows(moment)}{_which(moment)}{unheard}"
+        return f"after {server} had answered {said}{_rows(moment)}, inside the transaction" \
+               f"{_which(moment)}{unheard}"
+    if moment.waits:
+        return f"while it waited at {server} for the answer to {said}{_which(moment)}"
+    return f"after {server} had carried out {said}{_which(moment)}{unheard}"
+
+
+def before(moment: Moment) -> str:
+    """ "before “UPDATE …” reached PostgreSQL"."""
+    server = SERVERS.get(moment.server, moment.server)
+    if moment.kind == "connect":
+        return f"while it connected to {server}{_which(moment)}"
+    if moment.kind == "close":
+        return f"before its good-bye reached {server}{_which(moment)}"
+    if moment.kind == "reply":
+        return f"before {server} had an answer for it{_which(moment)}"
+    said = statement(moment)
+    if committed := _committed(moment):
+        said = f"the COMMIT of {committed}"
+    return f"before {said} reached {server}{_which(moment)}"
+
+
+def _committed(moment: Moment) -> str:
+    """What a COMMIT commits: the last change of its transaction, else its last statement."""
+    if not _ENDS.match(moment.words):
+        return ""
+    parts = [p for p in moment.name.split("; ")[:-1] if not _OPENS.match(p)]
+    writes = [p for p in parts if _WRITES.match(p)]
+    if not parts:
+        return "nothing"
+    said = shorten((writes or parts)[-1])
+    return f"“{said if len(said) <= LONG else said[: LONG - 1] + '…'}”"
+
+
+def _rows(moment: Moment) -> str:
+    counts = [tag.rpartition(" ")[2] for tag in moment.tags]
+    if len(counts) != 1 or not counts[0].isdigit():
+        return ""
+    return " (no row)" if counts[0] == "0" else " (1 row)" if counts[0] == "1" else \
+           f" ({counts[0]} rows)"
+
+
+def _which(moment: Moment) -> str:
+    nth = {2: "the second", 3: "the third", 4: "the fourth", 5: "the fifth"}
+    if moment.occurrence < 2:
+        return ""
+    return f", {nth.get(moment.occurrence, f'number {moment.occurrence}')} of its kind"
+
+
+def _task(moment: Moment) -> str:
+    return moment.words.rpartition(" ")[2]

@@ -1,0 +1,125 @@
+"""The tasks table as the explorations see it: how it is filled, and what counts as done there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graders.harness.explore.stage import Item, Player, Scenario, Setting, Stage, Timing
+from graders.harness.lab import Lab
+from graders.harness.results import Evidence
+from graders.harness.steps import Step
+from graders.harness.wire import Wire
+from graders.harness.wire_postgres import PostgresWire
+from graders.harness.worker import asks_for_tasks
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+COLUMNS = ("id, title, description, type, status, priority, assigned_worker, created_at, "
+           "updated_at")
+
+
+_numbers = itertools.count(1)
+
+
+class TasksStage(Stage):
+    """A stage whose store is a tasks table in a database of its own."""
+
+    def __init__(self, session: GradingSession, name: str) -> None:
+        # A name of its own: its tasks' ids are made from it, and rows move between stages.
+        id = f"{name}-{next(_numbers)}"
+        self.lab = Lab(session, id)
+        super().__init__(session, id, self.lab.history, self.lab.outside)
+
+    def proxies(self, name: str) -> tuple[list[Wire], dict[str, str]]:
+        server = self.session.services.postgres
+        wire = PostgresWire(
+            self.session.loop, self.history, name, (server.host, server.port)
+        )
+        port = wire.start()
+        return [wire], {"DATABASE_URL": self.lab.database.worker_url("127.0.0.1", port)}
+
+    def variables(self, timing: Timing) -> dict[str, str]:
+        return {
+            "WORKER_POLL_INTERVAL": f"{timing.poll_interval:g}",
+            "WORKER_STUCK_AFTER": f"{timing.stuck_after:g}",
+        }
+
+    def put(self, scenario: Scenario) -> list[Item]:
+        added = []
+        for number in range(scenario.tasks):
+            task = self.lab.add_task()
+            added.append(Item(task.id, task.label, scenario.fails and number == 0))
+            if scenario.stuck:
+                # Its claim is older than any WORKER_STUCK_AFTER of a trial.
+                self.lab.sql(
+                    "UPDATE tasks SET status = 'processing', assigned_worker = 'worker-gone', "
+                    "updated_at = now() - interval '90 minutes' WHERE id = %s", (task.id,),
+                )  # fmt: skip
+        self.items += added
+        return added
+
+    def add_last(self) -> Item:
+        task = self.lab.add_task(age=0)
+        item = Item(task.id, task.label)
+        self.items.append(item)
+        return item
+
+    def state(self, item: Item) -> str | None:
+        rows = self.lab.sql("SELECT status FROM tasks WHERE id = %s", (item.id,))
+        return rows[0]["status"] if rows else None
+
+    def all_final(self, items: Sequence[Item] | None = None) -> bool:
+        asked = [item.id for item in (self.items if items is None else items)]
+        rows = self.lab.sql(
+            "SELECT count(*) AS n FROM tasks WHERE id = ANY(%s) "
+            "AND status IN ('completed', 'failed')", (asked,),
+        )  # fmt: skip
+        return rows[0]["n"] == len(asked)
+
+    def evidence(self, items: Sequence[Item]) -> Evidence:
+        lines = []
+        for item in items:
+            rows = self.lab.sql("SELECT * FROM tasks WHERE id = %s", (item.id,))
+            lines += [
+                f"{item.label}  status={row['status']}  assigned_worker={row['assigned_worker']}"
+                f"  updated_at={row['updated_at']:%H:%M:%S.%f}" for row in rows
+            ] or [f"{item.label}  (the row is gone)"]  # fmt: skip
+        return Evidence("The rows as they are now" if len(lines) > 1 else "The row as it is now",
+                        tuple(lines))
+
+    def sync(self) -> None:
+        self.lab.sync()
+
+    def end_sessions(self, player: Player) -> None:
+        self.lab.end_backends({b for wire in player.wires for b in wire.backends})
+
+    def is_poll(self, step: Step) -> bool:
+        return asks_for_tasks(step)
+
+    def waits_for(self, waiter: Player, other: Player) -> bool:
+        waiting = [
+            c.backend for w in waiter.wires for c in w.connections
+            if c.backend and c.step is not None and c.step.sent_at is not None
+            and c.step.answered_at is None
+        ]  # fmt: skip
+        theirs = {b for wire in other.wires for b in wire.backends}
+        return any(theirs & set(self.lab.blocked_by(backend)) for backend in waiting)
+
+    def left(self) -> list[dict[str, Any]]:
+        return self.lab.sql(f"SELECT {COLUMNS} FROM tasks ORDER BY created_at")
+
+    def give(self, left: list[dict[str, Any]], items: Sequence[Item]) -> None:
+        values = ", ".join(f"%({name.strip()})s" for name in COLUMNS.split(","))
+        for row in left:
+            self.lab.adopt(str(row["id"]), next(i.label for i in items if i.id == str(row["id"])))
+            self.lab.sql(f"INSERT INTO tasks ({COLUMNS}) VALUES ({values})", row)
+        self.items += items
+
+    def free(self) -> None:
+        self.lab.close()
+
+
+SETTING = Setting("tasks", TasksStage)

@@ -1,0 +1,57 @@
+"""Starts the worker: `python -m worker`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+
+from .config import ConfigError, load_config
+from .listener import Listener
+from .loop import run
+from .queue import ConnectError, TaskQueue, connect
+
+log = logging.getLogger("worker")
+
+
+def stop_on_signals(stop: threading.Event, wake: threading.Event) -> None:
+    """Make SIGTERM and SIGINT set both. The same signal once more ends the process at once."""
+
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        stop.set()
+        wake.set()  # after `stop`, for which the loop looks when it has been woken
+        log.info("%s: stopping, no new task will be taken", signal.Signals(signum).name)
+
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+
+
+def main() -> None:
+    # Only our own loggers speak at INFO; of the libraries, warnings are enough.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    log.setLevel(logging.INFO)
+
+    stop, wake = threading.Event(), threading.Event()
+    stop_on_signals(stop, wake)
+    try:
+        config = load_config(os.environ)
+        pool = connect(config.database_url)
+    except (ConfigError, ConnectError) as error:
+        sys.exit(f"worker: {error}")
+
+    # Python runs a signal handler in the main thread, between any two of its instructions. If that
+    # thread were inside stop.wait() just then, stop.set() could wait for a lock that its own thread
+    # holds, for ever. So the main thread only waits, and the loop has a thread of its own.
+    with pool, Listener(config, wake), ThreadPoolExecutor(max_workers=1) as thread:
+        queue = TaskQueue(pool, config.worker_id, config.stuck_after)
+        thread.submit(run, queue, config, stop, wake).result()
+    log.info("Worker %s stopped", config.worker_id)
+
+
+if __name__ == "__main__":
+    main()
