@@ -39,6 +39,7 @@ CODES: Mapping[str, str] = {
     "task-never-executed": "A task's work was never done",
     "task-executed-twice": "A task's work was done twice",
     "task-left-pending": "A task is still pending although it should have been taken",
+    "task-lost": "A task is gone: it is in no queue, and has no result",
     "task-left-in-processing": "A task is still in processing although its work has ended",
     "task-wrongly-failed": "A task is marked failed although its work was done",
     "task-wrongly-completed": "A task is marked completed although its work was not done",
@@ -105,14 +106,17 @@ class Check:
     why: str
     run: Callable[[Any], None]
     workers: int = 1
+    explores: bool = False
 
 
 def check(
-    exercise: str, *, points: int, needs: Iterable[str] = (), workers: int = 1
+    exercise: str, *, points: int, needs: Iterable[str] = (), workers: int = 1,
+    explores: bool = False,
 ) -> Callable:
     """Declare a test function a check of an exercise, worth so many points.
 
-    `workers` is how many it starts: the checks that take longest are begun first.
+    `workers` is how many it starts: the checks that take longest are begun first. One that
+    `explores` tries every moment, by many workers.
 
     `needs` names the checks without which this one would say nothing: where one of them has
     failed, this one is not run, and says which to mend first.
@@ -131,6 +135,7 @@ def check(
             why=why.strip(),
             run=function,
             workers=workers,
+            explores=explores,
         )
         return function
 

@@ -14,6 +14,9 @@ NOT_CHECKED = "not-checked"  # a check that it needs has failed
 COULD_NOT_GRADE = "could-not-grade"  # the kit's fault; never costs points
 VERDICTS = (PASSED, FAILED, NOT_CHECKED, COULD_NOT_GRADE)
 
+HELD = "held"  # what an exploration says of a moment at which all was well
+NOT_EXPLORED = "not explored"
+
 EXIT_FULL_MARKS = 0
 EXIT_MARKS_LOST = 1
 EXIT_COULD_NOT_GRADE = 2
@@ -57,7 +60,7 @@ class MomentResult:
     step: str  # the label that STEP= takes: "7b"
     words: str  # "killed after PostgreSQL had committed …"
     scenario: str  # "one pending task"
-    outcome: str  # "held", a finding's code, or "not explored"
+    outcome: str  # HELD, NOT_EXPLORED, or a finding's code
     told: str = ""  # what broke, or why it was not explored
 
 

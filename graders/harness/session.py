@@ -99,6 +99,8 @@ class GradingSession:
         self._done = threading.Condition(self._lock)
         self._labs: set[Lab] = set()
         self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="check")
+        # Explorations mostly wait for trials, which run in threads of their own.
+        self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
         self._finished = False
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
@@ -240,7 +242,7 @@ class GradingSession:
                     else:
                         todo.append(check)
         for check in sorted(todo, key=lambda check: -check.workers):
-            self._pool.submit(self._run, check)
+            (self._explorers if check.explores else self._pool).submit(self._run, check)
         self._on_progress(self)
 
     def _record(self, result: CheckResult) -> None:
@@ -354,7 +356,8 @@ class GradingSession:
             labs = list(self._labs)
         for lab in labs:
             lab.history.close()  # wakes whoever waits in a check
-        self._pool.shutdown(wait=complete, cancel_futures=True)
+        for pool in (self._pool, self._explorers):
+            pool.shutdown(wait=complete, cancel_futures=True)
         for close in (
             self.databases and self.databases.close,
             self.services and self.services.stop,

@@ -41,6 +41,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("crash point")
     habits = recorder.habits()
+    recorder.ahead(setting.crash)
     trials: list[Trial] = []
     known: set[tuple] = set()
     for scenario in setting.crash:

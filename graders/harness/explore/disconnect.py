@@ -44,6 +44,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("disconnect")
     habits = recorder.habits()
+    recorder.ahead(setting.disconnect)
     known: set[tuple] = set()
     number = 0
     for scenario in setting.disconnect:

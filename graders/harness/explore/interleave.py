@@ -2,12 +2,14 @@
 
 The second one has just been started (cold, as in a rolling deploy) or has long been polling (warm).
 Where it takes the task, it (i) runs until it is idle before the first goes on, or (ii) is held in
-its work while the first runs on. Where it takes nothing, nothing has changed, and the first is led
+its work while the first runs on. A warm one is tried only in the second way: to the first worker it
+looks in the other way like a cold one. Where it takes nothing, nothing has changed, and the first is led
 on to its next step: so one run serves for many moments.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ POLLS = 2  # that end before a worker is believed to find nothing
 
 IDLE, WORK = "until idle", "in its work"
 COLD, WARM = "cold", "warm"
-LETTERS = {(COLD, IDLE): "a", (COLD, WORK): "b", (WARM, IDLE): "c", (WARM, WORK): "d"}
+LETTERS = {(COLD, IDLE): "a", (COLD, WORK): "b", (WARM, WORK): "c"}
 
 
 def explore(session: GradingSession, setting: Setting, only: str = "") -> Explored:
@@ -58,8 +60,10 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("interleaving")
     habits = recorder.habits()
+    recorder.ahead(setting.interleave)
     lanes: list[Lane] = []
     number = 0
+    known: set[tuple] = set()
     for scenario in setting.interleave:
         try:
             recorded = recorder.recorded(scenario)
@@ -67,12 +71,12 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
             explored.unexplored.append(f"{scenario.words}: {error}")
             continue
         explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
-        moments = _moments(recorded, habits)
+        moments = _moments(recorded, habits, known)
         numbers = range(number + 1, number + len(moments) + 1)
         number += len(moments)
-        for second in (COLD, WARM):
-            lanes.append(Lane(session, setting, scenario, habits, second,
-                              dict(zip(numbers, moments, strict=True)), only))
+        numbered = dict(zip(numbers, moments, strict=True))
+        for second, part in itertools.product((COLD, WARM), _parts(numbered)):
+            lanes.append(Lane(session, setting, scenario, habits, second, part, only))
     if setting.waits_for is not None:
         inside = _inside_transaction(recorder, habits)
         numbers = range(number + 1, number + len(inside) + 1)
@@ -86,11 +90,29 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     return explored
 
 
-def _moments(recorded: Recorded, habits: Habits) -> list[Moment]:
-    """From the last step before it asks the queue: what came before cannot depend on the queue."""
+def _moments(recorded: Recorded, habits: Habits, known: set[tuple]) -> list[Moment]:
+    """The moments of a scenario at which a second worker may meet something new.
+
+    They begin with the last step before it asks the queue: what came before cannot depend on the
+    queue. What was said and answered alike before is the same moment again, except that one.
+    """
     first = max(0, recorded.first_poll(habits) - 1)
-    return [m for m in recorded.moments[first:]
-            if not m.background and not m.waits and m.kind != "close"]
+    found = []
+    for moment in recorded.moments[first:]:
+        if moment.background or moment.waits or moment.kind == "close":
+            continue
+        if not found or moment.alike not in known:
+            found.append(moment)
+        known.add(moment.alike)
+    return found
+
+
+def _parts(moments: dict[int, Moment]) -> list[dict[int, Moment]]:
+    """What comes before the work, and from it on: two lanes, side by side."""
+    work = next((n for n, m in moments.items() if m.kind == "call"), None)
+    parts = ({n: m for n, m in moments.items() if work is None or n < work},
+             {n: m for n, m in moments.items() if work is not None and n >= work})
+    return [part for part in parts if part]
 
 
 def _inside_transaction(recorder: Recorder, habits: Habits) -> list[Moment]:
@@ -99,7 +121,7 @@ def _inside_transaction(recorder: Recorder, habits: Habits) -> list[Moment]:
         recorded = recorder.recorded(PENDING_TASK)
     except NotRecorded:
         return []
-    moments = _moments(recorded, habits)
+    moments = _moments(recorded, habits, set())
     calls = [i for i, m in enumerate(moments) if m.kind == "call"]
     return [m for m in moments[: calls[0] if calls else 0] if m.status in ("T", "E")]
 
@@ -126,12 +148,12 @@ class Lane:
         if self.only:
             chosen = [n for n in left if self.only[:-1] == str(n)]
             for mode in (IDLE, WORK):
-                if chosen and LETTERS[self.second, mode] == self.only[-1:]:
+                if chosen and LETTERS.get((self.second, mode)) == self.only[-1:]:
                     self._walk(chosen, mode)
             return
         while left:
             passed, took = self._walk(left, WORK)
-            if took and not self.two:
+            if took and self.second == COLD:
                 self._walk([left[passed - 1]], IDLE)
             left = left[max(1, passed):]
 

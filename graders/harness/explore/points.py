@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,12 +20,11 @@ from graders.harness.explore.stage import (
     Item,
     Stage,
 )
-from graders.harness.results import Coverage, Evidence, MomentResult
+from graders.harness.results import HELD, NOT_EXPLORED, Coverage, Evidence, MomentResult
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
 
-HELD = "held"
 MOST_LISTED = 30  # moments that broke, one line each
 
 
@@ -70,7 +69,7 @@ class Point:
     @property
     def verdict(self) -> str:
         """ "held", a finding's code, or "not explored"."""
-        return "not explored" if self.skipped else self.outcome.code if self.outcome else HELD
+        return NOT_EXPLORED if self.skipped else self.outcome.code if self.outcome else HELD
 
 
 @dataclass
@@ -247,8 +246,3 @@ def _list_of(broken: list[Point], total: int, noun: str) -> Evidence:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def evidence_lines(items: Iterable[str]) -> tuple[str, ...]:
-    """Lines of evidence, or a line that says there is nothing."""
-    return tuple(items) or ("(nothing)",)

@@ -7,10 +7,11 @@ first connection to the record of the work and one idle poll, with a poll interv
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,15 @@ class Recorder:
         """The moments of a scenario. Raises NotRecorded."""
         return self._once(scenario.name, lambda: self._record(scenario))
 
+    def ahead(self, scenarios: Sequence[Scenario]) -> None:
+        """Begin to record these, side by side; whoever needs one waits for it."""
+        for scenario in scenarios:
+            threading.Thread(target=self._ahead, args=(scenario,), daemon=True).start()
+
+    def _ahead(self, scenario: Scenario) -> None:
+        with contextlib.suppress(Exception):  # whoever needs it is told
+            self.recorded(scenario)
+
     def _once(self, name: str, make: Callable[[], object]) -> object:
         with self._lock:
             future = self._made.get(name)
@@ -175,7 +185,8 @@ class Recorder:
 
     def _record(self, scenario: Scenario) -> Recorded:
         habits = self.habits()
-        takes = [self._take(scenario, habits) for _ in range(2)]
+        with ThreadPoolExecutor(2, thread_name_prefix="recording") as pool:
+            takes = list(pool.map(lambda _: self._take(scenario, habits), range(2)))
         if _keys(takes[0]) != _keys(takes[1]):
             takes.append(self._take(scenario, habits))
         counted = Counter(key for take in takes for key in _keys(take))

@@ -62,6 +62,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("shutdown")
     habits = recorder.habits()
+    recorder.ahead(setting.shutdown)
     known: set[tuple] = set()
     number = 0
     in_hand: Stop | None = None
@@ -101,15 +102,14 @@ def _moments(
     failing work only what is its own is explored.
     """
     found = []
-    calls = 0
     first = recorded.first_poll(habits)
+    answered = [i for i, m in enumerate(recorded.moments) if m.kind == "call-answer"]
     for index, moment in enumerate(recorded.moments):
-        calls += moment.kind == "call"
         alike = moment.alike
         if moment.server == WORLD:
             alike = (moment.server, moment.kind, (str(recorded.scenario.fails),))
-        elif recorded.scenario.fails and calls and moment.kind in ("query", "command"):
-            alike = (*alike, "after failed work")
+        elif recorded.scenario.fails and answered and index == answered[0] + 1:
+            alike = (*alike, "the record of failed work")
         if alike not in known and not (moment.kind == "close" and index < first):
             found.append((moment, index > first))
         known.add(alike)

@@ -106,6 +106,16 @@ def _check(check: CheckResult) -> dict[str, Any]:
             {"at": row.at, "lane": row.lane, "to": row.to, "text": row.text, "mark": row.mark}
             for row in check.timeline
         ],
+        "coverage": None if check.coverage is None else {
+            "noun": check.coverage.noun,
+            "count": check.coverage.count,
+            "moments": [
+                {"step": m.step, "words": m.words, "scenario": m.scenario, "outcome": m.outcome,
+                 "told": m.told}
+                for m in check.coverage.moments
+            ],
+            "unexplored": list(check.coverage.unexplored),
+        },
     }
 
 

@@ -19,6 +19,7 @@ from graders.harness.results import (
     COULD_NOT_GRADE,
     FAILED,
     NOT_CHECKED,
+    NOT_EXPLORED,
     PASSED,
     CheckResult,
     Evidence,
@@ -254,8 +255,23 @@ def _ending(result: LabResult, width: int) -> Iterator[Line]:
         for question in filter(str.strip, result.unanswered):
             yield from _hanging("  - ", question, width)
         yield [("", "")]
+    yield from _explored(result, width)
     yield from _score(result, width)
     yield from _next(result, width)
+
+
+def _explored(result: LabResult, width: int) -> Iterator[Line]:
+    """What the explorations covered, and what they had to leave out."""
+    covered = [c.coverage for c in result.checks if c.coverage is not None]
+    if not covered:
+        return
+    counts = [f"{c.count} {c.noun}{'' if c.count == 1 else 's'}" for c in covered]
+    yield from _hanging("Explored  ", ", ".join(counts), width, label="bold")
+    left_out = dict.fromkeys(name for c in covered for name in c.unexplored)
+    skipped = [m for c in covered for m in c.moments if m.outcome == NOT_EXPLORED]
+    left_out.update(dict.fromkeys(f"STEP={m.step}: {m.told}" for m in skipped))
+    for name in left_out:
+        yield from _hanging("          not explored: ", clean(name), width, style="dim", most=2)
 
 
 def _score(result: LabResult, width: int) -> Iterator[Line]:
