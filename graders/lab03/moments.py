@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graders.harness.explore.stage import Item, Player, Scenario, Setting, Stage, Timing
@@ -100,13 +101,27 @@ class TasksStage(Stage):
         return asks_for_tasks(step)
 
     def waits_for(self, waiter: Player, other: Player) -> bool:
+        theirs = {b for wire in other.wires for b in wire.backends}
+        return bool(theirs & self._blockers(waiter))
+
+    def is_blocked(self, player: Player) -> bool:
+        return bool(self._blockers(player))
+
+    def _blockers(self, player: Player) -> set[int]:
+        """The backends whose locks it waits for. Asked only while it waits for an answer."""
         waiting = [
-            c.backend for w in waiter.wires for c in w.connections
+            c.backend for wire in player.wires for c in wire.connections
             if c.backend and c.step is not None and c.step.sent_at is not None
             and c.step.answered_at is None
         ]  # fmt: skip
-        theirs = {b for wire in other.wires for b in wire.backends}
-        return any(theirs & set(self.lab.blocked_by(backend)) for backend in waiting)
+        return {pid for backend in waiting for pid in self.lab.blocked_by(backend)}
+
+    @contextlib.contextmanager
+    def lock(self, item: Item) -> Iterator[None]:
+        locker = self.lab.connect()
+        with locker.transaction(force_rollback=True):
+            locker.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (item.id,))
+            yield
 
     def left(self) -> list[dict[str, Any]]:
         return self.lab.sql(f"SELECT {COLUMNS} FROM tasks ORDER BY created_at")

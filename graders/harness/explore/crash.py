@@ -17,6 +17,7 @@ from graders.harness.explore.points import (
     Felt,
     NotReached,
     Point,
+    Seen,
     cores,
     first_twice,
     keep,
@@ -94,7 +95,7 @@ class Trial:
     stage: Stage | None = None
     left: Any = None
     items: tuple[Item, ...] = ()
-    evidence: Evidence | None = None
+    seen: Seen | None = None
 
     def kill(self, session: GradingSession) -> Broken | None:
         """Start it, kill it at its moment, and keep what it leaves."""
@@ -123,7 +124,7 @@ class Trial:
         stage.tell(told)
         self.stage, self.items = stage, tuple(stage.items)
         self.left = stage.left()
-        self.evidence = stage.evidence(stage.items)
+        self.seen = keep(stage)  # the stage is gone when another worker shows what became of it
 
 
 def _sent(player: Player, moment: Moment) -> bool:
@@ -182,17 +183,16 @@ class Survivor:
                         f"{again.who} executed {item}, which was recorded as completed before")
         return None
 
-    def _seen(self, trial: Trial) -> Any:
-        stage = trial.stage
-        last = Evidence(
+    def _seen(self, trial: Trial) -> Seen:
+        row, *logs = trial.seen.evidence
+        became = Evidence(
             "What was left, and what became of it with another worker",
-            (*trial.evidence.lines, *self.stage.evidence(trial.items).lines),
+            (*row.lines, *self.stage.evidence(trial.items).lines),
         )
-        stage.told.append("Gave what was left, unchanged, to another worker, which was ready "
-                          "before and went on polling.")
-        seen = keep(stage)
-        return type(seen)(seen.events, seen.told, (last, *(
-            player.log_evidence() for player in (*stage.players, self.player))))
+        told = ("Gave what was left, unchanged, to another worker, which was ready before and went "
+                "on polling.")
+        return Seen(trial.seen.events, (*trial.seen.told, told),
+                    (became, *logs, self.player.log_evidence()))
 
     def close(self) -> None:
         """End it."""

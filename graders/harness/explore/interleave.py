@@ -10,7 +10,7 @@ on to its next step: so one run serves for many moments.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -82,11 +82,16 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
         numbers = range(number + 1, number + len(inside) + 1)
         lanes.append(Lane(session, setting, setting.waits_for, habits, WARM,
                           dict(zip(numbers, inside, strict=True)), only))
-    with ThreadPoolExecutor(max(1, len(lanes)), thread_name_prefix="lane") as pool:
-        for future in [pool.submit(lane.run) for lane in lanes]:
+        number += len(inside)
+    same_row = SameRow(session, setting, habits, str(number + 1))
+    with ThreadPoolExecutor(len(lanes) + 1, thread_name_prefix="lane") as pool:
+        runs = [pool.submit(lane.run) for lane in lanes]
+        if only in ("", same_row.label):
+            runs.append(pool.submit(same_row.run))
+        for future in runs:
             future.result()
     explored.points = sorted((p for lane in lanes for p in lane.points),
-                             key=lambda p: (int(p.label[:-1]), p.label[-1]))
+                             key=lambda p: (int(p.label[:-1]), p.label[-1])) + same_row.points
     return explored
 
 
@@ -293,15 +298,18 @@ class Walk:
         if not door.steps:
             raise NotReached(f"{player.name} {player.ending} and did not connect")
 
-    def _idles(self, second: Second) -> bool:
+    def _idles_again(self, second: Second) -> None:
+        """Let it record what it has done, and poll until two polls have ended."""
+        self._idles(second, lambda: not second.player.alive)
+
+    def _idles(self, second: Second, stopped: Callable[[], bool] | None = None) -> bool:
         """Let it poll until two polls have ended; False if it took something, waits or ended."""
+        stopped = stopped or (lambda: self._stopped(second.player))
         for number in range(POLLS + 1):
             wanted = second.let + 1
-            self.stage.wait(
-                lambda n=wanted: len(second.polls.steps) >= n or self._stopped(second.player),
-                self.budgets.boot + self.budgets.work,
-            )
-            if self._stopped(second.player):
+            self.stage.wait(lambda n=wanted: len(second.polls.steps) >= n or stopped(),
+                            self.budgets.boot + self.budgets.work)
+            if stopped():
                 return False
             if len(second.polls.steps) < wanted:
                 raise NotReached(f"{second.player.name} did not poll again")
@@ -342,11 +350,9 @@ class Walk:
                 )  # fmt: skip
             return self._to_the_end()
         if self.mode == IDLE and not self.lane.two:
-            since = len(stage.history)
-            second.polls.release()
             self._answer_all()
             stage.tell(f"{player.name} took the task; let it work until it was idle.")
-            self._wait_for_polls(player, since)
+            self._idles_again(second)
         else:
             stage.tell(f"{player.name} took a task and was held in its work; "
                        f"let {self.first.name} go on.")
@@ -366,21 +372,24 @@ class Walk:
     # The end -----------------------------------------------------------------------------------
 
     def _to_the_end(self) -> Broken | None:
-        """Let everybody go on, and judge when all is done and everybody has polled twice."""
+        """Let everybody go on, and judge when all is done and everybody has polled twice.
+
+        The first goes on while the second stays in its work; then the second records, and waits
+        before its next poll: what wrong workers do side by side would be another on every run.
+        """
         stage = self.stage
         since = len(stage.history)
         self._let_go(self.first)
         self._wait_for_polls(self.first, since)
         self._answer_all()
-        for player in stage.players:
-            self._let_go(player)
         stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)
         stage.add_last()
         stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)
-        since = len(stage.history)
         for player in stage.players:
+            since = len(stage.history)
+            self._let_go(player)
             self._wait_for_polls(player, since)
-        return self._judge()
+        return judge_meeting(stage)
 
     def _let_go(self, player: Player) -> None:
         """Hold nothing of it any more."""
@@ -404,22 +413,6 @@ class Walk:
 
         stage.wait(done, self.budgets.work)
 
-    def _judge(self) -> Broken | None:
-        stage = self.stage
-        if (found := first_twice(stage)) is not None:
-            execution, code, what = found
-            at = next((e for e in stage.history.events(h.CALL_ARRIVED)
-                       if e.data["call"] is execution.call), None)
-            return Broken(code, what, keep(stage, at=at))
-        for player in stage.players:
-            if not player.alive and not player.cut_off:
-                return self._broken("worker-exited", f"{player.name} {player.ending}")
-        for item in stage.items:
-            found = wrong_end(item, stage.state(item), bool(stage.executed(item)))
-            if found is not None:
-                return Broken(*found, keep(stage))
-        return None
-
     def _broken(self, code: str, what: str) -> Broken:
         return Broken(code, what, keep(self.stage))
 
@@ -431,6 +424,93 @@ class Walk:
         events = self.stage.history.events(h.DISCONNECTED, h.NOTE, who=first.name, since=since)
         if any(e.kind == h.DISCONNECTED or e.data.get("cancel") for e in events):
             raise Felt(f"{first.name} gave up waiting while it was held")
+
+
+class SameRow:
+    """What pausing does not reach, a race inside one statement: both wait for the same row.
+
+    The grader holds the row's lock until both have asked for it, and then lets go.
+    """
+
+    def __init__(
+        self, session: GradingSession, setting: Setting, habits: Habits, label: str
+    ) -> None:
+        self.session = session
+        self.setting = setting
+        self.habits = habits
+        self.label = label
+        self.points: list[Point] = []
+
+    def run(self) -> None:
+        """Carry it out, if the store knows locks."""
+        point = Point(self.label, "both workers asked for the same row at the same moment",
+                      PENDING_TASK.words, self._trial)
+        point.outcome, point.skipped, point.fault = attempt(self.session, self._trial)
+        if point.skipped != NO_LOCKS:
+            self.points.append(point)
+
+    def _trial(self) -> Broken | None:
+        stage = self.setting.open(self.session, "same-row")
+        try:
+            return self._run(stage)
+        finally:
+            stage.close()
+
+    def _run(self, stage: Stage) -> Broken | None:
+        budgets = stage.budgets
+        players = [stage.player(f"worker-{n}", POLL, HOUR) for n in (1, 2)]
+        polls = [player.hold_all(self.habits.begins_poll) for player in players]
+        for player in players:
+            player.run()
+        stage.wait(lambda: all(hold.steps for hold in polls) or not all(
+            player.alive for player in players), budgets.boot + budgets.ready)
+        if not all(hold.steps for hold in polls):
+            raise NotReached("two workers did not both poll")
+        stage.put(PENDING_TASK)
+        locked = stage.lock(stage.items[0])
+        if locked is None:
+            raise NotReached(NO_LOCKS)
+        since = len(stage.history)
+        with locked:
+            stage.tell("Held the lock of the task's row until two workers had asked for it, and "
+                       "then let go.")
+            for hold in polls:
+                hold.release()
+            stage.wait(
+                lambda: all(self._asked(stage, player, since) for player in players),
+                budgets.work,
+            )
+        stage.wait(stage.all_final, budgets.work)
+        since = len(stage.history)
+        for player in players:
+            stage.wait(lambda p=player: not p.alive or stage.polled(
+                p, self.habits.begins_poll, since) > POLLS, budgets.work)
+        return judge_meeting(stage)
+
+    def _asked(self, stage: Stage, player: Player, since: int) -> bool:
+        """Whether it waits for a lock, or has polled past it."""
+        return (not player.alive or stage.is_blocked(player)
+                or stage.polled(player, self.habits.begins_poll, since) > POLLS)
+
+
+NO_LOCKS = "this store has no locks"
+
+
+def judge_meeting(stage: Stage) -> Broken | None:
+    """What is wrong after workers have met: each task was to be executed once, and recorded."""
+    if (found := first_twice(stage)) is not None:
+        execution, code, what = found
+        at = next((e for e in stage.history.events(h.CALL_ARRIVED)
+                   if e.data["call"] is execution.call), None)
+        return Broken(code, what, keep(stage, at=at))
+    for player in stage.players:
+        if not player.alive and not player.cut_off:
+            return Broken("worker-exited", f"{player.name} {player.ending}", keep(stage))
+    for item in stage.items:
+        found = wrong_end(item, stage.state(item), bool(stage.executed(item)))
+        if found is not None:
+            return Broken(*found, keep(stage))
+    return None
 
 
 def second_backends(player: Player) -> set[int]:

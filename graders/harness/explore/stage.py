@@ -8,10 +8,8 @@ together with what was known when it began.
 from __future__ import annotations
 
 import contextlib
-import re
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from graders.harness import history as h
@@ -281,9 +279,13 @@ class Stage:
         """Whether one waits, inside the server, for a lock of the other."""
         return False
 
-    def holds_lock(self, player: Player) -> bool:
-        """Whether others could wait for a lock of this one now."""
+    def is_blocked(self, player: Player) -> bool:
+        """Whether one waits, inside the server, for anybody's lock."""
         return False
+
+    def lock(self, item: Item) -> contextlib.AbstractContextManager | None:
+        """Hold the lock of a task's row as long as this lasts; None where there is no such lock."""
+        return None
 
     def left(self) -> Any:
         """Everything as it stands in the store, for `give` on another stage."""
@@ -413,5 +415,3 @@ def said(step: Step) -> Mapping[str, Any]:
         "status": step.status, "status_before": step.status_before,
     }  # fmt: skip
 
-
-SIGTERM = signal.SIGTERM

@@ -1,5 +1,4 @@
-"""Wrong: it finishes its job as it should, and then exits with 143, which supervisors take for a
-crash."""
+"""Wrong: it finishes as it should, then exits with 143, as if the signal had killed it."""
 
 from __future__ import annotations
 
