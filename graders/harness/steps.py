@@ -246,6 +246,8 @@ class Gated:
 
     def _arrived(self, step: Step) -> None:
         """Number its name and tell the history (loop)."""
+        # Two workers that say the same of themselves say the same.
+        step.name = step.name.replace(step.process, "(worker)")
         self._said[step.process, step.name] += 1
         step.occurrence = self._said[step.process, step.name]
         event = self.history.add(STEP_ARRIVED, step.process, step.words, step=step)
@@ -263,13 +265,14 @@ class Gated:
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
 _LITERAL = re.compile(r"'[^']*\d[^']*'")
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
-_LONG_NUMBER = re.compile(r"\b(?:\d{4,}(?:\.\d+)?|\d+\.\d{3,})\b")
+# Of a single digit is LIMIT 1; of more are intervals and times, which a trial may have changed.
+_NUMBER = re.compile(r"(?<![\w$.])(?:\d{2,}(?:\.\d+)?|\d+\.\d+)(?![\w.])")
 
 
 def nameable(words: str) -> str:
-    """Words without what differs from run to run: ids, dates, long numbers.
+    """Words without what differs from run to run: ids, dates, numbers of more than a digit.
 
     Clients that put values into the SQL text (psql) get the same names in each run by this.
     """
     words = _MOMENT.sub("?", _UUID.sub("?", words))
-    return _LONG_NUMBER.sub("?", _LITERAL.sub("'?'", words))
+    return _NUMBER.sub("?", _LITERAL.sub("'?'", words))

@@ -115,7 +115,8 @@ class Wire(Gated):
         self.loop.run(work, 30)
 
     def _bound(self, port: int) -> socket.socket:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # Told that it is TCP, asyncio sends small answers at once (TCP_NODELAY).
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Two sockets on one port: one that listens, and while we refuse, one that does not, so

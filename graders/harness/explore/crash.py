@@ -105,7 +105,7 @@ class Trial:
             player = begin(stage, self.scenario, self.habits, HOUR, stage.brief,
                            lambda p: holds.append(p.hold(self.moment)))
             if self.moment.waits:  # its answer never came: it is enough that the server waits
-                reached = stage.wait(lambda: _sent(player, self.moment), _budget(stage))
+                reached = stage.reach_waiting(player, self.moment)
             else:
                 reached = stage.reach(player, holds[0])
             if not reached:
@@ -127,14 +127,6 @@ class Trial:
         self.seen = keep(stage)  # the stage is gone when another worker shows what became of it
 
 
-def _sent(player: Player, moment: Moment) -> bool:
-    return any(moment.is_step(s) and s.sent_at is not None for s in player.steps())
-
-
-def _budget(stage: Stage) -> float:
-    return stage.budgets.boot + stage.budgets.ready + stage.budgets.work
-
-
 class Survivor:
     """One worker that was ready before anybody crashed, and gets everything that is left."""
 
@@ -148,7 +140,7 @@ class Survivor:
         """Give it what all trials left; what broke, by the labels of their points."""
         stage, player = self.stage, self.player
         polls = lambda since: stage.polled(player, self.habits.begins_poll, since)  # noqa: E731
-        stage.wait(lambda: polls(0) >= 2 or not player.alive, _budget(stage))
+        stage.wait(lambda: polls(0) >= 2 or not player.alive, stage.reach_budget)
         if not player.alive:
             raise NotRecorded(f"its second worker {player.ending}")
         for trial in trials.values():

@@ -124,12 +124,7 @@ class Trial:
 
     def _reach(self, stage: Stage, player: Player, holds: list) -> None:
         if self.moment.waits:
-            budgets = stage.budgets
-            reached = stage.wait(
-                lambda: any(self.moment.is_step(s) and s.sent_at is not None
-                            for s in player.steps()) or not player.alive,
-                budgets.boot + budgets.ready + budgets.work,
-            )  # fmt: skip
+            reached = stage.reach_waiting(player, self.moment)
         else:
             reached = stage.reach(player, holds[0])
         if not reached or not player.alive:
@@ -173,7 +168,7 @@ class Trial:
                 successor.run()
                 stage.tell(f"{player.name} {player.ending}; started its successor.")
                 stage.wait(lambda i=item, s=successor: stage.state(i) in FINAL or not s.alive,
-                           stage.budgets.boot + stage.budgets.ready + stage.budgets.work)
+                           stage.reach_budget)
             if stage.state(item) not in FINAL:
                 return self._not_done(stage, item)
         if (found := first_twice(stage)) is not None:

@@ -2,9 +2,9 @@
 
 The second one has just been started (cold, as in a rolling deploy) or has long been polling (warm).
 Where it takes the task, it (i) runs until it is idle before the first goes on, or (ii) is held in
-its work while the first runs on. A warm one is tried only in the second way: to the first worker it
-looks in the other way like a cold one. Where it takes nothing, nothing has changed, and the first is led
-on to its next step: so one run serves for many moments.
+its work while the first runs on; a warm one is tried in the second way only, since in the other it
+is like a cold one to the first worker. Where it takes nothing, nothing has changed, and the first
+is led on to its next step: so one run serves for many moments.
 """
 
 from __future__ import annotations
@@ -77,21 +77,23 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
         numbered = dict(zip(numbers, moments, strict=True))
         for second, part in itertools.product((COLD, WARM), _parts(numbered)):
             lanes.append(Lane(session, setting, scenario, habits, second, part, only))
+    same_row = None
     if setting.waits_for is not None:
         inside = _inside_transaction(recorder, habits)
         numbers = range(number + 1, number + len(inside) + 1)
         lanes.append(Lane(session, setting, setting.waits_for, habits, WARM,
                           dict(zip(numbers, inside, strict=True)), only))
-        number += len(inside)
-    same_row = SameRow(session, setting, habits, str(number + 1))
+        same_row = SameRow(session, setting, habits, str(number + len(inside) + 1))
     with ThreadPoolExecutor(len(lanes) + 1, thread_name_prefix="lane") as pool:
         runs = [pool.submit(lane.run) for lane in lanes]
-        if only in ("", same_row.label):
+        if same_row is not None and only in ("", same_row.label):
             runs.append(pool.submit(same_row.run))
         for future in runs:
             future.result()
     explored.points = sorted((p for lane in lanes for p in lane.points),
-                             key=lambda p: (int(p.label[:-1]), p.label[-1])) + same_row.points
+                             key=lambda p: (int(p.label[:-1]), p.label[-1]))
+    if same_row is not None:
+        explored.points += same_row.points
     return explored
 
 
@@ -442,12 +444,11 @@ class SameRow:
         self.points: list[Point] = []
 
     def run(self) -> None:
-        """Carry it out, if the store knows locks."""
+        """Carry it out."""
         point = Point(self.label, "both workers asked for the same row at the same moment",
                       PENDING_TASK.words, self._trial)
         point.outcome, point.skipped, point.fault = attempt(self.session, self._trial)
-        if point.skipped != NO_LOCKS:
-            self.points.append(point)
+        self.points.append(point)
 
     def _trial(self) -> Broken | None:
         stage = self.setting.open(self.session, "same-row")
@@ -467,11 +468,8 @@ class SameRow:
         if not all(hold.steps for hold in polls):
             raise NotReached("two workers did not both poll")
         stage.put(PENDING_TASK)
-        locked = stage.lock(stage.items[0])
-        if locked is None:
-            raise NotReached(NO_LOCKS)
         since = len(stage.history)
-        with locked:
+        with stage.lock(stage.items[0]):
             stage.tell("Held the lock of the task's row until two workers had asked for it, and "
                        "then let go.")
             for hold in polls:
@@ -491,9 +489,6 @@ class SameRow:
         """Whether it waits for a lock, or has polled past it."""
         return (not player.alive or stage.is_blocked(player)
                 or stage.polled(player, self.habits.begins_poll, since) > POLLS)
-
-
-NO_LOCKS = "this store has no locks"
 
 
 def judge_meeting(stage: Stage) -> Broken | None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from graders.harness import history as h
@@ -96,6 +97,8 @@ class Recorded:
     def first_poll(self, habits: Habits) -> int:
         """The index of the first step of the first poll."""
         names = [m.name for m in self.moments]
+        if self.scenario.blocked:
+            return 0
         return names.index(habits.anchor) if habits.anchor in names else 0
 
 
@@ -205,12 +208,12 @@ class Recorder:
         stage = self.setting.open(self.session, f"record-{scenario.name}")
         try:
             player = begin(stage, scenario, habits, HOUR, HOUR, lambda _: None)
-            stage.wait(lambda: _ended(stage, player, habits),
+            stage.wait(player.rested,
                        2 * stage.budgets.work + stage.budgets.boot)
             if not stage.executions:
                 raise NotRecorded(_no_call(player))
             events = stage.history.events(h.STEP_ARRIVED, h.CONNECTED, h.DISCONNECTED,
-                                          who=player.name)
+                                          who=player.name, since=player.began)
             return _moments(stage, events, habits)
         finally:
             stage.close()
@@ -222,6 +225,7 @@ def begin(
 ) -> Player:
     """Start a fresh worker on a scenario; `prepare` is called when its steps begin to count."""
     player = stage.player("worker-1", poll, stuck)
+    player.rested = lambda: _ended(stage, player, habits)
     if not scenario.blocked:
         stage.put(scenario)
         prepare(player)
@@ -242,6 +246,7 @@ def begin(
         )  # fmt: skip
     for wire in player.wires:
         wire.begin()
+    player.began = len(stage.history)
     prepare(player)
     stage.put(scenario)
     stage.tell(f"Started {player.name}; when it waited on its queue, put in place: one task.")
@@ -271,14 +276,13 @@ def _habits(
     foreground = [s for s in steps if s.name not in background]
     anchor = next(s.name for s in foreground if s.name in chosen)
     at = [i for i, s in enumerate(foreground) if s.name == anchor]
-    turns = [foreground[a:b] for a, b in zip(at[:-1], at[1:], strict=True)]
+    turns = [foreground[a:b] for a, b in pairwise(at)]
     # The last ones: a worker's first poll after its work may be another than those that follow.
     common = Counter(s.name for s in turns[-1]) & Counter(s.name for s in turns[-2])
     begins: Counter[str] = Counter()
     for turn, after in zip(turns[-2:], at[-2:], strict=True):
         steps_of = [*turn, foreground[after]]
-        gaps = [b.arrived_at - (a.arrived_at or 0)
-                for a, b in zip(steps_of[:-1], steps_of[1:], strict=True)]
+        gaps = [b.arrived_at - a.arrived_at for a, b in pairwise(steps_of)]
         begins[steps_of[gaps.index(max(gaps)) + 1].name] += 1
     first = begins.most_common(1)[0][0]
     kept = [s for s in turns[-1] if s.name in common]
@@ -296,10 +300,13 @@ def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
     """Whether an idle poll has ended and nothing is in hand: after this comes only a long wait."""
     if not player.alive:
         return True
-    steps = [s for s in player.steps() if s.kind in KINDS and s.name not in habits.background]
+    steps = [s for s in player.steps(since=player.began)
+             if s.kind in KINDS and s.name not in habits.background]
     if len(steps) > MOST_STEPS:
         return True
     last = steps[-len(habits.idle):]
+    if len(last) < len(habits.idle):
+        return False
     for step in last:
         if step.server == WORLD or not (
             step.delivered_at is not None or step.kind == "close"
@@ -312,11 +319,16 @@ def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
         if step.delivered_at is None:  # still waiting for work: whatever idle polls are answered
             answer = next((tags for one, tags in habits.idle if one == name), answer)
         found[name, answer] += 1
-    return found == wanted and not stage.held
+    # A blocking command that was just sent may be answered at once, while there are tasks.
+    unsure = any(stage.blocks(s) and s.delivered_at is None for s in last) and not (
+        stage.executions and stage.all_final()
+    )
+    return found == wanted and not stage.held and not unsure
 
 
 def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Moment]:
     moments: list[Moment] = []
+    # Of a worker that was there before, none was opened in sight.
     connections: set[tuple[str, int]] = set()
     seen_background: set[str] = set()
     for event in events:
@@ -333,7 +345,7 @@ def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Mo
                 continue  # explored at its first occurrence
             seen_background.add(step.name)
         moments.append(Moment(
-            **said(step), connections=len(connections), background=background,
+            **said(step), connections=max(1, len(connections)), background=background,
             waits=stage.blocks(step) and step.answered_at is None,
         ))  # fmt: skip
     return moments

@@ -240,11 +240,7 @@ def stop_at(
     player = begin(stage, scenario, habits, HOUR, HOUR,
                    lambda p: None if moment.waits else holds.append(p.hold(moment)))
     if moment.waits:
-        budgets = stage.budgets
-        reached = stage.wait(
-            lambda: any(moment.is_step(s) and s.sent_at is not None for s in player.steps())
-            or not player.alive, budgets.boot + budgets.ready + budgets.work,
-        )  # fmt: skip
+        reached = stage.reach_waiting(player, moment)
     else:
         reached = stage.reach(player, holds[0])
     if not reached or not player.alive:

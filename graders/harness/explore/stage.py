@@ -32,7 +32,7 @@ FINAL = (COMPLETED, FAILED)
 WORLD = "world"
 HOUR = 3600.0
 SHORT = 0.1  # seconds between two polls where a trial needs several
-BRIEF = 0.5  # seconds, times the machine's slowness, after which a claim counts as stuck
+BRIEF = 0.53  # seconds, times the machine's slowness, after which a claim counts as stuck
 TURN = 0.1  # seconds of a wait that are counted at once, as History.wait_until has it
 
 
@@ -69,7 +69,8 @@ class Setting:
     interleave: Sequence[Scenario] = (PENDING_TASK, STUCK_TASK)
     shutdown: Sequence[Scenario] = (THREE_TASKS, FAILING_WORK)
     disconnect: Sequence[Scenario] = (PENDING_TASK,)
-    waits_for: Scenario | None = TWO_TASKS  # where a second worker must not wait for a first
+    # Where a second worker must not wait for a first; None for a store without locks.
+    waits_for: Scenario | None = TWO_TASKS
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ class Player:
         self.process: Process | None = None
         self.cut_off = False  # its connections were cut by the trial
         self.holds: list[Hold] = []  # all that were set for it
+        self.began = 0  # the number of the event from which on its steps count
+        # Whether it has gone back to waiting with nothing in hand; set where that can be told.
+        self.rested: Callable[[], bool] = lambda: False
         self.wires, self._variables = stage.proxies(name)
 
     def run(self) -> None:
@@ -283,9 +287,9 @@ class Stage:
         """Whether one waits, inside the server, for anybody's lock."""
         return False
 
-    def lock(self, item: Item) -> contextlib.AbstractContextManager | None:
-        """Hold the lock of a task's row as long as this lasts; None where there is no such lock."""
-        return None
+    def lock(self, item: Item) -> contextlib.AbstractContextManager:
+        """Hold the lock of a task's row as long as this lasts; only where there are locks."""
+        raise NotImplementedError
 
     def left(self) -> Any:
         """Everything as it stands in the store, for `give` on another stage."""
@@ -383,11 +387,24 @@ class Stage:
             left -= min(self.history.now() - began, turn)
 
     def reach(self, player: Player, hold: Hold) -> Step | None:
-        """Wait until the step of this hold is reached; None if the player ended or never did."""
-        budgets = self.budgets
-        budget = budgets.boot + budgets.ready + budgets.work
-        self.wait(lambda: hold.steps or not player.alive, budget)
+        """Wait until the step of this hold is reached; None if it was not on the player's way."""
+        self.wait(lambda: hold.steps or not player.alive or player.rested(), self.reach_budget)
         return hold.steps[0] if hold.steps else None
+
+    def reach_waiting(self, player: Player, moment: Moment) -> bool:
+        """Wait until the player waits at the server for the answer to that step."""
+
+        def waits() -> bool:
+            return any(moment.is_step(s) and s.sent_at is not None
+                       for s in player.steps(since=player.began))
+
+        self.wait(lambda: waits() or not player.alive, self.reach_budget)
+        return waits()
+
+    @property
+    def reach_budget(self) -> float:
+        """Seconds in which a fresh worker gets to any of its moments."""
+        return self.budgets.boot + self.budgets.ready + self.budgets.work
 
     def all_final(self, items: Sequence[Item] | None = None) -> bool:
         """Whether each task has come to its end."""
