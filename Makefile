@@ -18,6 +18,7 @@ Worker Labs: graded exercises on background workers and job queues
 
   make labs                     the labs, with time, prerequisites and your last score
   make grade LAB=03             grade starter/lab03; nothing needs to be installed before
+  make explore LAB=03           every moment of your worker, in a table: step, words, outcome
   make hint LAB=03              the next hint for the first check that failed (CHECK=name: for that)
   make reset LAB=03             bring the starter back; your work is kept beside it
   make doctor                   what works on this machine, and what to do about what does not
@@ -36,6 +37,7 @@ Variables:
   LAB=03                        which lab; 3 and lab03 mean the same
   SRC=path/to/folder            grade or run this folder instead of the starter
   CHECK=name                    this check only, with the checks that it needs
+  STEP=7b                       one moment of a check that tries every moment, told step by step
   SERVICES=auto                 auto, containers, embedded or external
   PATIENCE=2                    multiply every time limit, on a very slow machine
   RUNS=20                       grade so many times; prints how often each check passed and failed
@@ -73,7 +75,7 @@ endif
 .venv/.ready-test: pyproject.toml graders/constraints.txt
 	@sh graders/setup.sh test
 
-COMMANDS := grade labs hint reset doctor up run tasks queue psql down images
+COMMANDS := grade explore labs hint reset doctor up run tasks queue psql down images
 
 .PHONY: $(COMMANDS)
 $(COMMANDS): .venv/.ready-base

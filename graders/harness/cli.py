@@ -18,6 +18,7 @@ from graders.harness.settings import EXIT_STOPPED, EXIT_USAGE, SettingError
 # that no command waits for what it does not need.
 COMMANDS = {
     "grade": ("graders.harness.grade", "main"),
+    "explore": ("graders.harness.explore.command", "main"),
     "labs": ("graders.harness.labs", "main"),
     "hint": ("graders.harness.hints", "main"),
     "reset": ("graders.harness.reset", "main"),

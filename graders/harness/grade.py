@@ -105,17 +105,24 @@ def main(env: Mapping[str, str] | None = None) -> int:
             listed = "\n".join(f"  {each}" for each in known)
             print(f"{lab.name} has no check “{name}”. There are:\n{listed}", file=sys.stderr)
             return settings.EXIT_USAGE
+    if chosen.step and not (len(chosen.checks) == 1 and known[chosen.checks[0]].explores):
+        listed = "\n".join(f"  CHECK={each.name}" for each in known.values() if each.explores)
+        print(f"STEP={chosen.step} is a moment of one check: say which. There are:\n{listed}",
+              file=sys.stderr)
+        return settings.EXIT_USAGE
     if chosen.runs > 1:
         return _many(lab, chosen)
     color = terminal.color_wanted(sys.stdout)
-    progress = Progress(sys.stdout, verbose=chosen.verbose, color=color)
+    # One moment is told as it happens, and there is nothing to count.
+    progress = None if chosen.step else Progress(sys.stdout, verbose=chosen.verbose, color=color)
     result = grade_once(lab, chosen, progress)
     if isinstance(result, int):
         return result
     width = 100
     if sys.stdout.isatty():
         width = min(width, shutil.get_terminal_size((width, 24)).columns)
-    terminal.write(result, sys.stdout, color=color, width=width, verbose=chosen.verbose)
+    terminal.write(result, sys.stdout, color=color, width=width,
+                   verbose=chosen.verbose or bool(chosen.step))
     if problem := result.extra.get("not_written"):
         print(problem, file=sys.stderr)
         return results.EXIT_COULD_NOT_GRADE

@@ -68,6 +68,11 @@ class History:
                 self._changed.notify_all()
             return event
 
+    @property
+    def closed(self) -> bool:
+        """Whether the check is over."""
+        return self._closed
+
     def close(self) -> None:
         """Take no more events (the check is over) and wake everybody who still waits."""
         with self._changed:

@@ -176,10 +176,16 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         runs=_whole("RUNS", text("RUNS") or "1", 1, 100_000),
         verbose=(text("VERBOSE") or "0").lower() not in ("0", "no", "false", "off"),
         n=_whole("N", text("N"), 1, 10_000) if text("N") else None,
-        step=text("STEP"),
+        step=_step(text("STEP")),
         api=text("API"),
         port=_whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
     )
+
+
+def _step(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"\d{1,3}[a-h]?", value):
+        raise SettingError(f"STEP={value} names no moment; it is a number like 7, or 7b.")
+    return value
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ ROOT = "completes_a_pending_task"
 HOUR = 3600
 
 
-@check("3a", points=6)
+@check("3a", points=5)
 def test_completes_a_pending_task(lab):
     """A pending task is carried out and marked completed.
 
@@ -32,7 +32,7 @@ def test_completes_a_pending_task(lab):
     lab.expect_status(task, "completed")
 
 
-@check("3a", points=2, needs=[ROOT])
+@check("3a", points=1, needs=[ROOT])
 def test_starts_and_says_so(lab):
     """The worker connects at start, and its log names the poll interval.
 
@@ -46,7 +46,7 @@ def test_starts_and_says_so(lab):
     )
 
 
-@check("3a", points=4, needs=[ROOT], workers=3)
+@check("3a", points=3, needs=[ROOT], workers=3)
 def test_refuses_to_start_without_a_database(lab):
     """Without a usable database the worker refuses to start, and says why.
 
@@ -56,7 +56,7 @@ def test_refuses_to_start_without_a_database(lab):
     expect_refusal(lab)
 
 
-@check("3a", points=5, needs=[ROOT])
+@check("3a", points=3, needs=[ROOT])
 def test_records_failed_work_and_goes_on(lab):
     """Work that fails is marked failed, and the worker goes on with the next task.
 
@@ -82,7 +82,7 @@ def test_records_failed_work_and_goes_on(lab):
     lab.expect_status(bad, "failed")
 
 
-@check("3a", points=4, needs=[ROOT])
+@check("3a", points=3, needs=[ROOT])
 def test_takes_the_oldest_first(lab):
     """Of several pending tasks, the oldest is taken first.
 
@@ -109,7 +109,7 @@ def test_takes_the_oldest_first(lab):
     lab.expect_status(due[-1], "completed")
 
 
-@check("3a", points=3, needs=[ROOT])
+@check("3a", points=2, needs=[ROOT])
 def test_works_through_a_backlog(lab):
     """While there are tasks, the worker takes the next one without waiting.
 
@@ -138,7 +138,7 @@ def test_works_through_a_backlog(lab):
         lab.expect_status(task, "completed")
 
 
-@check("3a", points=5, needs=[ROOT], workers=2)
+@check("3a", points=3, needs=[ROOT], workers=2)
 def test_waits_between_empty_polls(lab):
     """With nothing to do, the worker waits WORKER_POLL_INTERVAL between two polls.
 
@@ -189,7 +189,7 @@ def finishes_the_task_in_hand(lab, send):
     worker.expect_exit(code=0, task=task)
 
 
-@check("3a", points=6, needs=[ROOT], workers=2)
+@check("3a", points=4, needs=[ROOT], workers=2)
 def test_finishes_the_task_on_sigterm(lab):
     """A worker told to stop by SIGTERM finishes the task in its hands first.
 
@@ -204,7 +204,7 @@ def test_finishes_the_task_on_sigterm(lab):
     finishes_the_task_in_hand(lab, deploy)
 
 
-@check("3a", points=3, needs=[ROOT], workers=2)
+@check("3a", points=2, needs=[ROOT], workers=2)
 def test_finishes_the_task_on_sigint(lab):
     """Ctrl-C (SIGINT) stops the worker in the same way.
 
@@ -213,7 +213,7 @@ def test_finishes_the_task_on_sigint(lab):
     finishes_the_task_in_hand(lab, lambda worker: worker.interrupt())
 
 
-@check("3a", points=4, needs=["finishes_the_task_on_sigterm"])
+@check("3a", points=2, needs=["finishes_the_task_on_sigterm"])
 def test_claims_nothing_after_sigterm(lab):
     """After SIGTERM the worker takes no other task, even if more are waiting.
 
@@ -257,7 +257,7 @@ def idle_worker(lab):
     return worker
 
 
-@check("3a", points=4, needs=[ROOT])
+@check("3a", points=3, needs=[ROOT])
 def test_stops_at_once_when_idle(lab):
     """An idle worker stops at once, whatever its poll interval.
 
@@ -268,7 +268,7 @@ def test_stops_at_once_when_idle(lab):
     worker.expect_exit(code=0)
 
 
-@check("3a", points=2, needs=["stops_at_once_when_idle"])
+@check("3a", points=1, needs=["stops_at_once_when_idle"])
 def test_closes_its_connection(lab):
     """Before it ends, the worker closes its database connections.
 
@@ -281,7 +281,7 @@ def test_closes_its_connection(lab):
     worker.expect_closed(opened)
 
 
-@check("3a", points=4, needs=["finishes_the_task_on_sigterm"])
+@check("3a", points=3, needs=["finishes_the_task_on_sigterm"])
 def test_logs_tell_the_story(lab):
     """The logs tell the story: an empty poll, a claim, a completion, and the shutdown.
 
@@ -326,7 +326,7 @@ def test_logs_tell_the_story(lab):
     )
 
 
-@check("3a", points=2, needs=[ROOT])
+@check("3a", points=1, needs=[ROOT])
 def test_handles_email_tasks(lab):
     """A task of type “email” is handled, and its log line names the type and the id.
 
@@ -342,7 +342,7 @@ def test_handles_email_tasks(lab):
     lab.expect_status(task, "completed")
 
 
-@check("3a", points=2, needs=["records_failed_work_and_goes_on"])
+@check("3a", points=1, needs=["records_failed_work_and_goes_on"])
 def test_fails_an_unknown_type(lab):
     """A task of an unknown type is marked failed with a clear log line, and the worker goes on.
 
@@ -369,7 +369,7 @@ def test_fails_an_unknown_type(lab):
     )
 
 
-@check("3a", points=4, needs=[ROOT])
+@check("3a", points=3, needs=[ROOT])
 def test_survives_a_database_restart(lab):
     """When PostgreSQL restarts, the worker reconnects and goes on (or exits for a successor).
 

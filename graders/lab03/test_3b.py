@@ -14,7 +14,7 @@ NAME = "night-shift-7"  # nothing that a worker would call itself
 TECHNIQUE = re.compile(r"\bfor\s+(no\s+key\s+)?update\b.*\bskip\s+locked\b", re.IGNORECASE)
 
 
-@check("3b", points=4, needs=[ROOT])
+@check("3b", points=3, needs=[ROOT])
 def test_shows_its_claim(lab):
     """While a task is worked on, everybody can see that it is, and by whom.
 
@@ -54,7 +54,7 @@ def test_shows_its_claim(lab):
     lab.expect_status(task, "completed")
 
 
-@check("3b", points=4, needs=[ROOT])
+@check("3b", points=3, needs=[ROOT])
 def test_holds_no_transaction_during_work(lab):
     """While the work is done, no transaction is open.
 
@@ -87,7 +87,7 @@ def test_holds_no_transaction_during_work(lab):
     lab.expect_status(task, "completed")
 
 
-@check("3b", points=8, needs=[ROOT], workers=2)
+@check("3b", points=5, needs=[ROOT], workers=2)
 def test_never_executes_a_task_twice(lab):
     """Two workers that poll at the same moment never execute the same task.
 
@@ -98,7 +98,7 @@ def test_never_executes_a_task_twice(lab):
     race.for_one_row(lab)
 
 
-@check("3b", points=4, needs=[ROOT], workers=3)
+@check("3b", points=3, needs=[ROOT], workers=3)
 def test_never_waits_for_a_lock(lab):
     """A worker never waits for another worker's lock while another task is free.
 
@@ -142,7 +142,7 @@ def _found_nothing(tags: tuple[str, ...]) -> bool:
     return bool(told) and all(count == "0" for count in told)
 
 
-@check("3b", points=8, needs=[ROOT], workers=2)
+@check("3b", points=5, needs=[ROOT], workers=2)
 def test_recovers_the_task_of_a_killed_worker(lab):
     """The task of a worker that was killed is taken up by another and completed.
 
@@ -182,7 +182,7 @@ def test_recovers_the_task_of_a_killed_worker(lab):
     lab.expect_status(task, "completed")
 
 
-@check("3b", points=3, needs=[ROOT], workers=2)
+@check("3b", points=2, needs=[ROOT], workers=2)
 def test_leaves_the_task_of_a_living_worker(lab):
     """Within WORKER_STUCK_AFTER, the task of a living worker is left alone.
 
@@ -218,7 +218,7 @@ def test_leaves_the_task_of_a_living_worker(lab):
     lab.expect_status(sentinel, "completed")
 
 
-@check("3b", points=4, needs=["never_executes_a_task_twice"], workers=2)
+@check("3b", points=2, needs=["never_executes_a_task_twice"], workers=2)
 def test_shares_the_work(lab):
     """Two workers share ten tasks; each task is executed once, and each worker has a share.
 
@@ -254,7 +254,7 @@ def test_shares_the_work(lab):
     race.expect_each_once(lab, tasks)
 
 
-@check("3b", points=3, needs=[ROOT])
+@check("3b", points=2, needs=[ROOT])
 def test_draws_the_data_flow(lab):
     """DATAFLOW.md draws the messages of one task as they were observed.
 

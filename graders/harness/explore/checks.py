@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from graders.harness.check import CouldNotGrade
 from graders.harness.explore import crash, disconnect, interleave, shutdown
 from graders.harness.explore.points import Explored, coverage, judge
 from graders.harness.explore.record import NotRecorded, could_not_record
@@ -24,10 +25,13 @@ EXPLORATIONS: dict[str, tuple[Callable[..., Explored], str]] = {
 def explore(lab: Lab, kind: str, setting: Setting) -> None:
     """Explore every moment of one kind; raises the finding of the first that broke."""
     run, expected = EXPLORATIONS[kind]
+    step = lab.session.options.step
     try:
-        explored = run(lab.session, setting, lab.session.options.step)
+        explored = run(lab.session, setting, step)
     except NotRecorded as error:
         raise could_not_record(error) from None
+    if step and not explored.points:
+        raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")
     lab.coverage = coverage(explored)
     found = judge(explored, expected)
     if found is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from graders.harness.explore import words
+from graders.harness.explore import replay, words
 from graders.harness.explore.points import (
     Broken,
     Explored,
@@ -143,6 +143,8 @@ class Survivor:
         stage.wait(lambda: polls(0) >= 2 or not player.alive, stage.reach_budget)
         if not player.alive:
             raise NotRecorded(f"its second worker {player.ending}")
+        if stage.session.options.step:
+            replay.follow(stage, len(stage.history))
         for trial in trials.values():
             stage.give(trial.left, trial.items)
         last = stage.add_last()

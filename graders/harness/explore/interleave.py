@@ -167,8 +167,9 @@ class Lane:
     def _point(self, number: int, mode: str) -> Point:
         """A new point of this lane."""
         held = f"held the first worker {words.after(self.moments[number])}"
-        how = "one that was just started" if self.second == COLD else "one that was polling"
-        point = Point(LETTERS[self.second, mode], f"{held}, and let a second run, {how}",
+        who = "just started" if self.second == COLD else "which was polling"
+        far = "until it was idle" if mode == IDLE else "as far as its work"
+        point = Point(LETTERS[self.second, mode], f"{held}, and let a second one, {who}, run {far}",
                       self.scenario.words, lambda: None)
         point.label = f"{number}{point.label}"
         self.points.append(point)

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,7 @@ class Habits:
     # One idle poll, in order: names, and what the server says where the queue is asked.
     idle: tuple[tuple[str, tuple[str, ...]], ...]
     background: frozenset[str]  # names of steps that do not wait for the work
+    blocks: bool = False  # it waits for work at the server (BRPOP), not by itself
 
     def begins_poll(self, step: Step) -> bool:
         """Whether a poll begins (or is under way) with this step."""
@@ -180,7 +181,9 @@ class Recorder:
                 return max(counted.values(), default=0) > POLLS or len(poll_steps()) > MOST_STEPS
 
             stage.wait(lambda: polled() or not player.alive, budgets.work)
-            return _habits(poll_steps(), background, stage.is_poll)
+            found = _habits(poll_steps(), background, stage.is_poll)
+            blocks = any(stage.blocks(s) for s in poll_steps() if s.name == found.anchor)
+            return replace(found, blocks=blocks)
         finally:
             stage.close()
 
@@ -188,6 +191,8 @@ class Recorder:
 
     def _record(self, scenario: Scenario) -> Recorded:
         habits = self.habits()
+        if scenario.blocked and not habits.blocks:
+            raise NotRecorded("it does not wait on its queue but polls it")
         with ThreadPoolExecutor(2, thread_name_prefix="recording") as pool:
             takes = list(pool.map(lambda _: self._take(scenario, habits), range(2)))
         if _keys(takes[0]) != _keys(takes[1]):

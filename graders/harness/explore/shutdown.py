@@ -84,7 +84,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                     f"SIGTERM {words.after(moment)}; {VARIANTS[variant]}",
                     scenario.words, lambda s=stop: s.run(session),
                 ))  # fmt: skip
-                if moment.kind == "call" and in_hand is None:
+                if moment.kind == "call" and variant == "b" and in_hand is None:
                     in_hand = stop
     explored.points = [p for p in explored.points if only in ("", p.label)]
     run(session, explored.points, AT_ONCE * cores())
@@ -166,8 +166,7 @@ class Stop:
         """Carry it out; what broke."""
         stage = self.setting.open(session, f"stop-{self.scenario.name}")
         try:
-            player = stop_at(stage, self.scenario, self.habits, self.moment, self.variant)
-            since = len(stage.history)
+            player, since = stop_at(stage, self.scenario, self.habits, self.moment, self.variant)
             stage.wait(lambda: not player.alive, stage.budgets.shutdown)
             for wire in player.wires:
                 wire.wait_closed(stage.budgets.work)
@@ -234,8 +233,11 @@ class Stop:
 
 def stop_at(
     stage: Stage, scenario: Scenario, habits: Habits, moment: Moment, variant: str
-) -> Player:
-    """Start a worker, send SIGTERM at the moment, and let the answer through."""
+) -> tuple[Player, int]:
+    """Start a worker, send SIGTERM at the moment, and let the answer through.
+
+    Returns it, and the number of the event from which on it had the signal and its answer.
+    """
     holds = []
     player = begin(stage, scenario, habits, HOUR, HOUR,
                    lambda p: None if moment.waits else holds.append(p.hold(moment)))
@@ -249,10 +251,11 @@ def stop_at(
     stage.tell(f"Sent SIGTERM {words.after(moment)}.")
     if variant == "b":
         stage.wait(lambda: not player.alive, LATER)
+    since = len(stage.history)
     for hold in holds:
         hold.release()
     stage.tell(f"{VARIANTS[variant][:1].upper()}{VARIANTS[variant][1:]}.")
-    return player
+    return player, since
 
 
 def _later(player: Player, since: int) -> list[Moment]:
@@ -273,7 +276,7 @@ class Killed(Trial):
         try:
             holds = []
             player = begin(
-                stage, self.scenario, self.habits, HOUR, HOUR,
+                stage, self.scenario, self.habits, HOUR, stage.brief,
                 lambda p: holds.extend((p.hold(self.call), p.hold(self.moment))),
             )
             if not stage.reach(player, holds[0]):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from graders.harness import history as h
+from graders.harness.explore import replay
 from graders.harness.process import Exit, Process
 from graders.harness.results import Evidence
 from graders.harness.steps import Hold, Step
@@ -30,6 +31,7 @@ PENDING, PROCESSING, COMPLETED, FAILED = "pending", "processing", "completed", "
 FINAL = (COMPLETED, FAILED)
 
 WORLD = "world"
+QUIET = ("habits", "record", "survivor")  # stages that are not followed from their beginning
 HOUR = 3600.0
 SHORT = 0.1  # seconds between two polls where a trial needs several
 BRIEF = 0.53  # seconds, times the machine's slowness, after which a claim counts as stuck
@@ -238,6 +240,8 @@ class Stage:
         self.holds_call: Callable[[Execution], bool] = lambda _: False
         self._attended = 0
         self._due: list[Execution] = []
+        if session.options.step and not id.startswith(QUIET):
+            replay.follow(self)
 
     # What a lab says about its store -----------------------------------------------------------
 
@@ -307,6 +311,7 @@ class Stage:
     def tell(self, text: str) -> None:
         """Add a numbered step: what was done, in the past tense."""
         self.told.append(text)
+        self.history.add(h.NOTE, "grader", text)
 
     def player(self, name: str, poll_interval: float, stuck_after: float) -> Player:
         """A process, not started yet, with its proxies."""

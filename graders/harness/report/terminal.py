@@ -267,6 +267,10 @@ def _explored(result: LabResult, width: int) -> Iterator[Line]:
         return
     counts = [f"{c.count} {c.noun}{'' if c.count == 1 else 's'}" for c in covered]
     yield from _hanging("Explored  ", ", ".join(counts), width, label="bold")
+    if result.partial and len(covered) == 1 and covered[0].count == 1:
+        (moment,) = (m for m in covered[0].moments if m.outcome != NOT_EXPLORED)
+        yield from _hanging("          ", f"STEP={moment.step}, {moment.scenario}: {moment.words}: "
+                            f"{moment.outcome}", width)
     left_out = dict.fromkeys(name for c in covered for name in c.unexplored)
     skipped = [m for c in covered for m in c.moments if m.outcome == NOT_EXPLORED]
     left_out.update(dict.fromkeys(f"STEP={m.step}: {m.told}" for m in skipped))

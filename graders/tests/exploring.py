@@ -1,0 +1,77 @@
+"""What the tests of the explorations share: a submission, and one exploration of it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from graders.harness import mutants, settings
+from graders.harness.catalog import checks_of
+from graders.harness.results import CheckResult
+from graders.harness.session import GradingSession, Options
+
+LAB = settings.lab("lab03")
+CHECKS = {
+    "crash": "survives_a_crash_at_every_step",
+    "interleaving": "meets_another_worker_at_every_step",
+    "shutdown": "stops_cleanly_at_every_step",
+    "disconnect": "survives_a_disconnect_at_every_step",
+}
+
+
+def worker(name: str, to: Path) -> Path:
+    """A folder with the reference, a variant or a mutant, by its name."""
+    if name == "reference":
+        return settings.ROOT / "solutions" / LAB.name
+    for mutant in mutants.mutants(LAB):
+        if mutant.name == name:
+            return mutants.make(LAB, mutant, to / name)
+    for variant in mutants.variants(LAB):
+        if variant.name == name:
+            return mutants.make_variant(LAB, variant, to / name)
+    raise LookupError(name)
+
+
+def explored(folder: Path, *kinds: str, step: str = "") -> dict[str, CheckResult]:
+    """The results of these explorations, which are not kept from it by what they need."""
+    checks = {
+        CHECKS[kind]: replace(checks_of(LAB)[CHECKS[kind]], needs=()) for kind in kinds
+    }
+    options = replace(
+        Options.read(LAB=LAB.name, SRC=str(folder), CHECK=",".join(checks)), step=step
+    )
+    session = GradingSession(LAB.name, checks, options)
+    session.start()
+    try:
+        return {kind: session.result_of(CHECKS[kind]) for kind in kinds}
+    finally:
+        session.finish()
+
+
+@contextlib.contextmanager
+def prepared(folder: Path) -> Iterator[GradingSession]:
+    """A grading run that has everything and grades nothing."""
+    session = GradingSession(LAB.name, {}, Options.read(LAB=LAB.name, SRC=str(folder)))
+    try:
+        session._prepare()
+        yield session
+    finally:
+        session.finish()
+
+
+@contextlib.contextmanager
+def hungry(count: int) -> Iterator[None]:
+    """So many neighbours that use all the CPU they get."""
+    neighbours = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
