@@ -76,6 +76,13 @@ CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON public.tasks
 """
 
 
+# Ends the worker's sessions in this database, and waits until they are gone.
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = %s
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Database:
     """One check's database. The worker connects as `worker_user`, the grader by `admin_url`."""
@@ -90,6 +97,19 @@ class Database:
         """DATABASE_URL for a worker that comes in at this address (the wire's)."""
         user, password = quote(self.worker_user, safe=""), quote(self.worker_password, safe="")
         return f"postgresql://{user}:{password}@{host}:{port}/{quote(self.name, safe='')}"
+
+    def use_again(self, admin: psycopg.Connection[Any]) -> None:
+        """It is needed no more: emptied by this connection to it, it serves somebody else.
+
+        Making one costs far more than emptying one. Where that does not work it is just left.
+        """
+        try:
+            admin.execute(_END_OTHERS, (self.worker_user,))
+            admin.execute("DELETE FROM tasks; DELETE FROM audit.changes")
+        except (psycopg.Error, OSError):
+            self.drop()
+        else:
+            self._factory._empty_again(self.name)
 
     def drop(self) -> None:
         """It is needed no more. It goes later, in the background, whoever is still connected."""
@@ -256,6 +276,11 @@ class DatabaseFactory:
 
     def _kept(self) -> int:
         return DROP_BEYOND if self.server.disposable else 0
+
+    def _empty_again(self, name: str) -> None:
+        with self._changed:
+            self._ready.append(name)
+            self._changed.notify_all()
 
     def _give_back(self, name: str) -> None:
         with self._changed:

@@ -63,6 +63,7 @@ class Lab:
         self.history = h.History()
         self.steps: list[str] = []
         self.coverage: Coverage | None = None  # of an exploration
+        self.uses_again = False  # whether its database is to serve another one after it
         self.shown: tuple[h.Event, ...] | None = None  # of the moment that broke in one
         self.workers: list[Worker] = []
         self._random = random.Random(f"{session.options.seed} {check_name}")
@@ -345,6 +346,8 @@ class Lab:
         """End every process, connection and listener of this check."""
         for worker in self.workers:
             worker.close()
+        if self.uses_again and self._admin is not None and not self._admin.closed:
+            self.database.use_again(self._admin)
         for close in reversed(self._closing):
             try:
                 close()

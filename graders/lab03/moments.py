@@ -32,6 +32,7 @@ class TasksStage(Stage):
         # A name of its own: its tasks' ids are made from it, and rows move between stages.
         id = f"{name}-{next(_numbers)}"
         self.lab = Lab(session, id)
+        self.lab.uses_again = True
         super().__init__(session, id, self.lab.history, self.lab.outside)
 
     def proxies(self, name: str) -> tuple[list[Wire], dict[str, str]]:

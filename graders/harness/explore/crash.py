@@ -14,7 +14,6 @@ from graders.harness.explore import replay, words
 from graders.harness.explore.points import (
     Broken,
     Explored,
-    Felt,
     NotReached,
     Point,
     Seen,
@@ -24,8 +23,25 @@ from graders.harness.explore.points import (
     run,
     wrong_end,
 )
-from graders.harness.explore.record import Habits, Moment, NotRecorded, Recorder, begin
-from graders.harness.explore.stage import HOUR, SHORT, Item, Player, Scenario, Setting, Stage
+from graders.harness.explore.record import (
+    Habits,
+    Moment,
+    NotRecorded,
+    Recorder,
+    Unworked,
+    begin,
+)
+from graders.harness.explore.stage import (
+    COMPLETED,
+    FINAL,
+    HOUR,
+    SHORT,
+    Item,
+    Player,
+    Scenario,
+    Setting,
+    Stage,
+)
 from graders.harness.results import Evidence
 
 if TYPE_CHECKING:
@@ -44,10 +60,14 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     habits = recorder.habits()
     recorder.ahead(setting.crash)
     trials: list[Trial] = []
+    unworked: list[Point] = []
     known: set[tuple] = set()
     for scenario in setting.crash:
         try:
             recorded = recorder.recorded(scenario)
+        except Unworked as error:
+            unworked.append(_unworked(scenario, error))
+            continue
         except NotRecorded as error:
             explored.unexplored.append(f"{scenario.words}: {error}")
             continue
@@ -61,21 +81,27 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                 continue
             known.add(moment.alike)
             trials.append(Trial(setting, scenario, moment, habits))
-    survivor = Survivor(session, setting, habits)
     for number, trial in enumerate(trials, 1):
         where = f"killed {words.after(trial.moment)}"
         point = Point(str(number), where, trial.scenario.words, lambda t=trial: t.kill(session))
         explored.points.append(point)
-    chosen = [p for p in explored.points if only in ("", p.label)]
-    explored.points = chosen
-    run_with_survivor(session, survivor, explored, {p.label: t for p, t in
-                                                    zip(explored.points, _of(trials, chosen),
-                                                        strict=True)})
+    explored.points = [p for p in explored.points if only in ("", p.label)]
+    by_label = {p.label: trials[int(p.label) - 1] for p in explored.points}
+    if explored.points:
+        run_with_survivor(session, Survivor(session, setting, habits), explored, by_label)
+    for number, point in enumerate(unworked, len(trials) + 1):
+        point.label = str(number)
+    explored.points += [p for p in unworked if only in ("", p.label)]
     return explored
 
 
-def _of(trials: list[Trial], points: list[Point]) -> list[Trial]:
-    return [trials[int(point.label) - 1] for point in points]
+def _unworked(scenario: Scenario, error: Unworked) -> Point:
+    """A scenario whose task was brought to an end without its work: no need to kill anybody."""
+    code, what = wrong_end(error.item, error.state, False)
+    point = Point("", "left alone", scenario.words, lambda: None)
+    point.outcome = Broken(code, what, Seen((), (f"Started a worker on {scenario.words}.",),
+                                            error.evidence))
+    return point
 
 
 def _recorded_by(moments: tuple[Moment, ...], index: int) -> bool:
@@ -147,19 +173,17 @@ class Survivor:
             replay.follow(stage, len(stage.history))
         for trial in trials.values():
             stage.give(trial.left, trial.items)
-        last = stage.add_last()
-        stage.wait(lambda: stage.all_final() or not player.alive, stage.budgets.work)
-        if stage.state(last) is not None and player.alive:
-            since = len(stage.history)
-            stage.wait(lambda: polls(since) >= 3 or not player.alive, stage.budgets.work)
-        stage.attend()
-        broken = {}
-        for label, trial in trials.items():
-            if found := self._wrong(trial):
-                broken[label] = Broken(*found, self._seen(trial))
-        if not broken and not player.alive:
-            raise Felt(f"the second worker {player.ending}")
-        return broken
+        stage.add_last()
+        # As long as tasks come to their ends, it is at work: each end renews its time.
+        ended = -1
+        while ended < (now := self._ended()) < len(stage.items) and player.alive:
+            ended = now
+            stage.wait(lambda n=ended: self._ended() > n or not player.alive, stage.budgets.work)
+        return {label: Broken(*found, self._seen(trial))
+                for label, trial in trials.items() if (found := self._wrong(trial))}
+
+    def _ended(self) -> int:
+        return sum(self.stage.state(item) in FINAL for item in self.stage.items)
 
     def _wrong(self, trial: Trial) -> tuple[str, str] | None:
         before = first_twice(trial.stage)
@@ -168,13 +192,20 @@ class Survivor:
         for item in trial.items:
             mine = [e for e in self.stage.executions if e.item.id == item.id]
             done = bool(trial.stage.executed(item)) or bool(mine)
-            found = wrong_end(item, self.stage.state(item), done)
+            state = self.stage.state(item)
+            if state not in FINAL and not self.player.alive:
+                return ("worker-exited", f"another worker {self.player.ending} when it came to "
+                        f"{item}, which stayed “{state}”")
+            found = wrong_end(item, state, done)
             if found is not None:
                 return found
-            again = next((e for e in mine if e.state == "completed"), None)
+            again = next((e for e in mine if e.state == COMPLETED), None)
             if again is not None:
-                return ("task-executed-twice",
-                        f"{again.who} executed {item}, which was recorded as completed before")
+                if trial.stage.executed(item) or again is not mine[0]:
+                    return ("task-executed-twice", f"{again.who} executed {item}, which was "
+                            "recorded as completed before")
+                return ("completed-before-the-work",
+                        f"{item} was marked completed before its work was done")
         return None
 
     def _seen(self, trial: Trial) -> Seen:

@@ -72,7 +72,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
 
 def _cuts(moment: Moment) -> list[tuple[str, str]]:
     """When, and which connections."""
-    if moment.server == WORLD or moment.waits or moment.kind == "close":
+    if moment.server == WORLD or moment.waits:
         return [(AFTER, "all")]
     cuts = [(BEFORE, "all"), (AFTER, "all")]
     if moment.connections > 1 and moment.kind != "connect":

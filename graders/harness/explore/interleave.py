@@ -106,7 +106,7 @@ def _moments(recorded: Recorded, habits: Habits, known: set[tuple]) -> list[Mome
     first = max(0, recorded.first_poll(habits) - 1)
     found = []
     for moment in recorded.moments[first:]:
-        if moment.background or moment.waits or moment.kind == "close":
+        if moment.background or moment.waits:
             continue
         if not found or moment.alike not in known:
             found.append(moment)
@@ -158,46 +158,49 @@ class Lane:
                 if chosen and LETTERS.get((self.second, mode)) == self.only[-1:]:
                     self._walk(chosen, mode)
             return
-        while left:
-            passed, took = self._walk(left, WORK)
-            if took and self.second == COLD:
-                self._walk([left[passed - 1]], IDLE)
-            left = left[max(1, passed):]
+        with ThreadPoolExecutor(1, thread_name_prefix="lane") as beside:
+            walks = []
+            while left:
+                passed, took = self._walk(left, WORK)
+                if took and self.second == COLD:
+                    walks.append(beside.submit(self._walk, [left[passed - 1]], IDLE))
+                left = left[max(1, passed):]
+            for walk in walks:
+                walk.result()
 
     def _point(self, number: int, mode: str) -> Point:
         """A new point of this lane."""
         held = f"held the first worker {words.after(self.moments[number])}"
         who = "just started" if self.second == COLD else "which was polling"
         far = "until it was idle" if mode == IDLE else "as far as its work"
-        point = Point(LETTERS[self.second, mode], f"{held}, and let a second one, {who}, run {far}",
-                      self.scenario.words, lambda: None)
-        point.label = f"{number}{point.label}"
-        self.points.append(point)
-        return point
+        return Point(f"{number}{LETTERS[self.second, mode]}",
+                     f"{held}, and let a second one, {who}, run {far}",
+                     self.scenario.words, lambda: None)
 
     def _walk(self, numbers: list[int], mode: str) -> tuple[int, bool]:
         """Lead the first worker from moment to moment: how many were passed, and whether the
         second took something at the last of them."""
-        state = {"passed": 0, "took": False}
+        points: list[Point] = []
+        walks: list[Walk] = []
 
         def trial() -> Broken | None:
-            walk = Walk(self, numbers[state["passed"]:], mode)
+            walk = Walk(self, numbers[len(points):], mode)
+            walks.append(walk)
             try:
                 return walk.run()
             finally:
-                state["passed"] += walk.passed
-                state["took"] = walk.took
-                for number in walk.done:
-                    self._point(number, IDLE if walk.took and mode == IDLE else mode)
+                # Where a run was felt, those before its last moment count all the same.
+                points.extend(self._point(number, mode) for number in walk.done[: walk.passed])
 
         outcome, skipped, fault = attempt(self.session, trial)
         if skipped:
-            point = self._point(numbers[min(state["passed"], len(numbers) - 1)], mode)
+            point = self._point(numbers[min(len(points), len(numbers) - 1)], mode)
             point.skipped, point.fault = skipped, fault
-            state["passed"] += 1
+            points.append(point)
         elif outcome is not None:
-            self.points[-1].outcome = outcome
-        return max(1, state["passed"]), state["took"]
+            points[-1].outcome = outcome
+        self.points.extend(points)
+        return len(points), walks[-1].took
 
 
 @dataclass
@@ -344,6 +347,9 @@ class Walk:
             return None
         self.took = True
         if not player.alive:
+            if not second.polls.steps:
+                # It was parked for longer than it waits for a connection: our doing.
+                raise Felt(f"{player.name} {player.ending} before it had polled")
             return self._broken("worker-exited", f"{player.name} {player.ending}")
         if not any(e.who == player.name for e in stage.executions):  # it waits for a lock
             if self.lane.two:

@@ -220,7 +220,7 @@ def _finding(
     assert first.outcome is not None
     alike = [p for p in broken if p.outcome.code == first.outcome.code]
     total = len(explored.tried)
-    told = f"{_capital(first.where)}: {first.outcome.what}"
+    told = f"With {first.scenario}, {first.where}: {first.outcome.what}"
     seen = first.outcome.seen
     many = ""
     if len(alike) > 1:
@@ -242,7 +242,3 @@ def _list_of(broken: list[Point], total: int, noun: str) -> Evidence:
     if len(lines) > MOST_LISTED:
         lines = [*lines[:MOST_LISTED], f"  … and {len(lines) - MOST_LISTED} more"]
     return Evidence(f"All {noun}s that broke", tuple(lines))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

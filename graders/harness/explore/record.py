@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
 from graders.harness.explore.stage import (
+    FINAL,
     HOUR,
     PENDING_TASK,
     WORLD,
+    Item,
     Player,
     Scenario,
     Setting,
     Stage,
     said,
 )
+from graders.harness.results import Evidence
 from graders.harness.steps import Step
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 # A handshake is one step already; preparing a statement and a pool's check change nothing.
 KINDS = ("connect", "query", "command", "reply", "close", "call", "call-answer")
+UNHEARD = "close"  # a good-bye is not answered, so nobody can be held at it: it is no moment
 INTERVAL = 0.3  # seconds between polls while habits are learned: the gap that tells polls apart
 BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on all the same
 POLLS = 4  # that are looked at; psycopg prepares a statement at its sixth execution
@@ -105,6 +109,16 @@ class Recorded:
 
 class NotRecorded(Exception):
     """A worker does not do in a scenario what every exploration starts from; the text says what."""
+
+
+class Unworked(NotRecorded):
+    """It brought a task to an end whose work it never did: `state` is what it marked it."""
+
+    def __init__(self, item: Item, state: str, evidence: Sequence[Evidence]) -> None:
+        super().__init__(f"it marked {item} “{state}” and never did its work")
+        self.item = item
+        self.state = state
+        self.evidence = tuple(evidence)
 
 
 class Recorder:
@@ -216,6 +230,10 @@ class Recorder:
             stage.wait(player.rested,
                        2 * stage.budgets.work + stage.budgets.boot)
             if not stage.executions:
+                for item in stage.items:
+                    if (state := stage.state(item)) in FINAL:
+                        shown = (stage.evidence([item]), player.log_evidence())
+                        raise Unworked(item, state, shown)
                 raise NotRecorded(_no_call(player))
             events = stage.history.events(h.STEP_ARRIVED, h.CONNECTED, h.DISCONNECTED,
                                           who=player.name, since=player.began)
@@ -342,7 +360,7 @@ def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Mo
             (connections.add if event.kind == h.CONNECTED else connections.discard)(one)
             continue
         step = event.data["step"]
-        if step.kind not in KINDS:
+        if step.kind not in KINDS or step.kind == UNHEARD:
             continue
         background = step.server != WORLD and step.name in habits.background
         if background:

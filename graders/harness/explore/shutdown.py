@@ -26,6 +26,7 @@ from graders.harness.explore.points import (
 )
 from graders.harness.explore.record import (
     KINDS,
+    UNHEARD,
     Habits,
     Moment,
     NotRecorded,
@@ -44,7 +45,6 @@ from graders.harness.explore.stage import (
     Stage,
     said,
 )
-from graders.harness.steps import Step
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
@@ -110,7 +110,7 @@ def _moments(
             alike = (moment.server, moment.kind, (str(recorded.scenario.fails),))
         elif recorded.scenario.fails and answered and index == answered[0] + 1:
             alike = (*alike, "the record of failed work")
-        if alike not in known and not (moment.kind == "close" and index < first):
+        if alike not in known:
             found.append((moment, index > first))
         known.add(alike)
     return found
@@ -166,7 +166,9 @@ class Stop:
         """Carry it out; what broke."""
         stage = self.setting.open(session, f"stop-{self.scenario.name}")
         try:
-            player, since = stop_at(stage, self.scenario, self.habits, self.moment, self.variant)
+            player, since = stop_at(
+                stage, self.scenario, self.habits, self.moment, self.variant
+            )
             stage.wait(lambda: not player.alive, stage.budgets.shutdown)
             for wire in player.wires:
                 wire.wait_closed(stage.budgets.work)
@@ -260,8 +262,8 @@ def stop_at(
 
 def _later(player: Player, since: int) -> list[Moment]:
     """The steps that a worker took after the signal, as moments."""
-    steps: list[Step] = [s for s in player.steps(since=since) if s.kind in KINDS]
-    return [Moment(**said(step)) for step in steps]
+    return [Moment(**said(step)) for step in player.steps(since=since)
+            if step.kind in KINDS and step.kind != UNHEARD]
 
 
 @dataclass

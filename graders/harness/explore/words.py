@@ -27,9 +27,7 @@ def after(moment: Moment) -> str:
     server = SERVERS.get(moment.server, moment.server)
     unheard = ", before the worker heard of it"
     if moment.kind == "connect":
-        return f"after {server} had accepted its connection{_which(moment)}"
-    if moment.kind == "close":
-        return f"after it had closed its connection{_which(moment)}"
+        return f"after {server} had accepted its {_nth(moment)}connection"
     if moment.kind == "call":
         return f"while the outside world did the work of {_task(moment)}"
     if moment.kind == "call-answer":
@@ -52,9 +50,7 @@ def before(moment: Moment) -> str:
     """ "before “UPDATE …” reached PostgreSQL"."""
     server = SERVERS.get(moment.server, moment.server)
     if moment.kind == "connect":
-        return f"while it connected to {server}{_which(moment)}"
-    if moment.kind == "close":
-        return f"before its good-bye reached {server}{_which(moment)}"
+        return f"while it opened its {_nth(moment)}connection to {server}"
     if moment.kind == "reply":
         return f"before {server} had an answer for it{_which(moment)}"
     said = statement(moment)
@@ -84,10 +80,14 @@ def _rows(moment: Moment) -> str:
 
 
 def _which(moment: Moment) -> str:
-    nth = {2: "the second", 3: "the third", 4: "the fourth", 5: "the fifth"}
+    return f" for the {_nth(moment)}time" if _nth(moment) else ""
+
+
+def _nth(moment: Moment) -> str:
+    names = {2: "second", 3: "third", 4: "fourth", 5: "fifth"}
     if moment.occurrence < 2:
         return ""
-    return f", {nth.get(moment.occurrence, f'number {moment.occurrence}')} of its kind"
+    return names.get(moment.occurrence, f"{moment.occurrence}th") + " "
 
 
 def _task(moment: Moment) -> str:
