@@ -18,6 +18,7 @@ import psutil
 
 from graders.harness import settings
 from graders.harness.catalog import checks_of
+from graders.harness.results import LabResult
 from graders.harness.session import GradingSession, Options
 
 STARTS = 5
@@ -76,8 +77,15 @@ def main(env: Mapping[str, str]) -> int:
   reference     {reference["seconds"]:6.2f} s   {result.earned} of {result.points} points
   first verdict {reference["first_verdict"]:6.2f} s
   servers       {reference["servers"]:6.2f} s
+  explored      {_explored(result)}
   floor         {floor:6.2f} s   {starts} starts x {start:.2f} s / {cores} cores + servers
   ratio         {reference["seconds"] / floor:6.2f}
   starter       {starter["seconds"]:6.2f} s
   grader memory {reference["memory_mb"]:6.0f} MB""")
     return 0
+
+
+def _explored(result: LabResult) -> str:
+    """How many moments were tried, and how many in a second of the whole run."""
+    points = sum(c.coverage.count for c in result.checks if c.coverage is not None)
+    return f"{points:6} moments, {points / result.seconds:.1f} per second of the whole run"

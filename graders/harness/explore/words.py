@@ -7,6 +7,7 @@ import re
 from graders.harness.explore.record import Moment
 from graders.harness.report.sql import shorten
 from graders.harness.report.timeline import SERVERS
+from graders.harness.steps import nameable
 
 LONG = 90  # characters of a statement in a sentence
 _WRITES = re.compile(r"\s*(update|insert|delete|merge|with)\b", re.IGNORECASE)
@@ -15,8 +16,11 @@ _OPENS = re.compile(r"\s*(begin|start transaction|savepoint|set|release)\b", re.
 
 
 def statement(moment: Moment) -> str:
-    """What was said, short enough for a sentence, in quotation marks."""
-    words = moment.words
+    """What was said, short enough for a sentence, in quotation marks.
+
+    Without ids and numbers, so that a table reads the same on every run.
+    """
+    words = nameable(moment.words)
     if moment.server == "postgres":
         words = "; ".join(shorten(part) for part in words.split("; "))
     return f"“{words if len(words) <= LONG else words[: LONG - 1] + '…'}”"

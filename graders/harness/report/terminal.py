@@ -18,12 +18,14 @@ from graders.harness.report.text import Line, clean, cut, emit, pad, unfold, wid
 from graders.harness.results import (
     COULD_NOT_GRADE,
     FAILED,
+    HELD,
     NOT_CHECKED,
     NOT_EXPLORED,
     PASSED,
     CheckResult,
     Evidence,
     LabResult,
+    MomentResult,
 )
 
 __all__ = ["Progress", "color_wanted", "write"]
@@ -72,7 +74,7 @@ def report(result: LabResult, *, width: int = 100, verbose: bool = False) -> Ite
     yield from _list(result, width, verbose)
     for check in result.checks:
         if check.verdict == FAILED:
-            yield from _failure(check, result.lab, width, verbose)
+            yield from _failure(check, result, width, verbose)
     faults = [check for check in result.checks if check.verdict == COULD_NOT_GRADE]
     if faults:
         yield from _faults(faults, width)
@@ -154,10 +156,20 @@ def _why_not(checks: tuple[CheckResult, ...], width: int) -> Iterator[Line]:
 # --- one failed check -----------------------------------------------------------------------------
 
 
-def _failure(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterator[Line]:
+def _failure(
+    check: CheckResult, result: LabResult, width: int, verbose: bool
+) -> Iterator[Line]:
     yield [("", "")]
     yield [("dim", "─" * width)]
-    yield from _details(check, lab, width, verbose)
+    yield from _details(check, result.lab, width, verbose)
+    if (broken := _first_broken(check)) and not (result.partial and check.coverage.count == 1):
+        command = f"{_make('grade', result.lab, check, result.submission)} STEP={broken.step}"
+        yield [("", "Replay    "), ("bold", command)]
+
+
+def _first_broken(check: CheckResult) -> MomentResult | None:
+    moments = check.coverage.moments if check.coverage is not None else ()
+    return next((m for m in moments if m.outcome not in (HELD, NOT_EXPLORED)), None)
 
 
 def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterator[Line]:
