@@ -60,7 +60,9 @@ def judge_mutant(result: LabResult, mutant: mutants.Mutant, whole: bool) -> list
         elif check.finding.code != code:
             problems.append(f"{name}: found {check.finding.code}, expected {code}")
     for check in result.checks:
-        named = check.name in mutant.caught_by or check.name in mutant.may_fail
+        # An exploration looks at every moment, so it may come upon any bug; where it is the one
+        # that catches a worker, it is named.
+        named = check.name in (*mutant.caught_by, *mutant.may_fail) or check.coverage is not None
         if check.verdict == results.COULD_NOT_GRADE:
             problems.append(f"{check.name}: could not grade: {check.reason}")
         elif whole and check.verdict == results.FAILED and not named:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from graders.harness.check import CouldNotGrade
 from graders.harness.explore import crash, disconnect, interleave, shutdown
 from graders.harness.explore.points import Explored, coverage, judge
-from graders.harness.explore.record import NotRecorded, could_not_record
+from graders.harness.explore.record import NotRecorded
 from graders.harness.explore.stage import Setting
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ def explore(lab: Lab, kind: str, setting: Setting) -> None:
     try:
         explored = run(lab.session, setting, step)
     except NotRecorded as error:
-        raise could_not_record(error) from None
+        raise lab.finding(
+            error.code, "A fresh worker takes a pending task at its first poll, and goes on "
+            "polling: every exploration starts from there.", f"{str(error).capitalize()}.",
+        ) from None  # fmt: skip
     if step and not explored.points:
         raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")
     lab.coverage = coverage(explored)

@@ -128,6 +128,7 @@ class Trial:
         stage = self.setting.open(session, f"crash-{self.scenario.name}")
         try:
             holds = []
+            stage.holds_call = lambda _: self.moment.background  # it comes while work goes on
             player = begin(stage, self.scenario, self.habits, HOUR, stage.brief,
                            lambda p: holds.append(p.hold(self.moment)))
             if self.moment.waits:  # its answer never came: it is enough that the server waits

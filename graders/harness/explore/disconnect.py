@@ -109,6 +109,7 @@ class Trial:
         stage = self.setting.open(session, f"cut-{self.scenario.name}")
         try:
             holds = []
+            stage.holds_call = lambda _: self.moment.background  # it comes while work goes on
             player = begin(
                 stage, self.scenario, self.habits, SHORT, stage.brief,
                 lambda p: None if self.moment.waits else holds.append(p.hold(self.moment,
@@ -118,6 +119,7 @@ class Trial:
             self._cut(stage, player)
             for hold in holds:
                 hold.release()
+            stage.answer_held()
             return self._judge(stage, player)
         finally:
             stage.close()

@@ -359,18 +359,13 @@ class Walk:
                 )  # fmt: skip
             return self._to_the_end()
         if self.mode == IDLE and not self.lane.two:
-            self._answer_all()
+            stage.answer_held()
             stage.tell(f"{player.name} took the task; let it work until it was idle.")
             self._idles_again(second)
         else:
             stage.tell(f"{player.name} took a task and was held in its work; "
                        f"let {self.first.name} go on.")
         return self._to_the_end()
-
-    def _answer_all(self) -> None:
-        for execution in list(self.stage.held):
-            self.stage.answer(execution)
-        self.stage.holds_call = lambda _: False
 
     def _changed(self, since: int, second: Player) -> bool:
         """Whether the second one has changed a task."""
@@ -390,7 +385,7 @@ class Walk:
         since = len(stage.history)
         self._let_go(self.first)
         self._wait_for_polls(self.first, since)
-        self._answer_all()
+        stage.answer_held()
         stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)
         stage.add_last()
         stage.wait(lambda: stage.all_final() or not self._anybody(), self.budgets.work)

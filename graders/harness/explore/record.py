@@ -17,11 +17,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from graders.harness import history as h
-from graders.harness.check import CouldNotGrade
 from graders.harness.explore.stage import (
     FINAL,
     HOUR,
     PENDING_TASK,
+    PROCESSING,
     WORLD,
     Item,
     Player,
@@ -85,6 +85,7 @@ class Habits:
     idle: tuple[tuple[str, tuple[str, ...]], ...]
     background: frozenset[str]  # names of steps that do not wait for the work
     blocks: bool = False  # it waits for work at the server (BRPOP), not by itself
+    beats: tuple[Moment, ...] = ()  # the first step of each of those names, while work went on
 
     def begins_poll(self, step: Step) -> bool:
         """Whether a poll begins (or is under way) with this step."""
@@ -108,7 +109,14 @@ class Recorded:
 
 
 class NotRecorded(Exception):
-    """A worker does not do in a scenario what every exploration starts from; the text says what."""
+    """A worker does not do in a scenario what every exploration starts from; the text says what.
+
+    `code` is the finding where nothing at all can be explored for that reason.
+    """
+
+    def __init__(self, what: str, code: str = "task-never-executed") -> None:
+        super().__init__(what)
+        self.code = code
 
 
 class Unworked(NotRecorded):
@@ -179,10 +187,13 @@ class Recorder:
             stage.wait(lambda: stage.held or not player.alive,
                        budgets.boot + budgets.ready + budgets.work)
             if not stage.held:
-                raise NotRecorded(_no_call(player))
+                raise _no_call(player)
             since = len(stage.history)
             stage.wait(lambda: not player.alive, BACKGROUND)
-            background = {s.name for s in player.steps(since=since) if _counts(s)}
+            beats = {}
+            for step in player.steps(since=since):
+                if _counts(step):
+                    beats.setdefault(step.name, step)
             stage.answer(stage.held[0])
             since = len(stage.history)
             stage.wait(lambda: stage.all_final(items) or not player.alive, budgets.work)
@@ -195,9 +206,12 @@ class Recorder:
                 return max(counted.values(), default=0) > POLLS or len(poll_steps()) > MOST_STEPS
 
             stage.wait(lambda: polled() or not player.alive, budgets.work)
-            found = _habits(poll_steps(), background, stage.is_poll)
+            found = _habits(poll_steps(), set(beats), stage.is_poll)
             blocks = any(stage.blocks(s) for s in poll_steps() if s.name == found.anchor)
-            return replace(found, blocks=blocks)
+            # Trials hold it at its first time, whenever that comes.
+            first = tuple(Moment(**{**said(step), "occurrence": 1}, background=True, connections=2)
+                          for name, step in beats.items() if name in found.background)
+            return replace(found, blocks=blocks, beats=first)
         finally:
             stage.close()
 
@@ -220,7 +234,7 @@ class Recorder:
         )  # fmt: skip
         if not aligned:
             raise NotRecorded(f"no step came twice with {scenario.words}")
-        return Recorded(scenario, aligned, tuple(unaligned))
+        return Recorded(scenario, _with_beats(aligned, habits, scenario), tuple(unaligned))
 
     def _take(self, scenario: Scenario, habits: Habits) -> list[Moment]:
         """Record once."""
@@ -234,12 +248,29 @@ class Recorder:
                     if (state := stage.state(item)) in FINAL:
                         shown = (stage.evidence([item]), player.log_evidence())
                         raise Unworked(item, state, shown)
-                raise NotRecorded(_no_call(player))
+                raise NotRecorded(LATER) if scenario.stuck else _no_call(player)
+            if scenario.stuck and _taken_up_apart(stage, player, habits):
+                raise NotRecorded(LATER)
             events = stage.history.events(h.STEP_ARRIVED, h.CONNECTED, h.DISCONNECTED,
                                           who=player.name, since=player.began)
             return _moments(stage, events, habits)
         finally:
             stage.close()
+
+
+LATER = "it was not its first poll that took it up"
+
+
+def _taken_up_apart(stage: Stage, player: Player, habits: Habits) -> bool:
+    """Whether a stuck task was taken up on a connection on which nothing polls (a reaper's).
+
+    When such a one gets its turn is another on every run.
+    """
+    first = next((e for e in stage.history.events(h.ROW_CHANGED)
+                  if e.data["old"] == PROCESSING and e.data.get("backend")), None)
+    idle = {name for name, _ in habits.idle}
+    polling = {s.backend for s in player.steps() if s.name in idle}
+    return first is not None and first.data["backend"] not in polling
 
 
 def begin(
@@ -295,19 +326,20 @@ def _habits(
         # Others of its consumers go on polling while one of them works.
         chosen, background = recurring, background - set(polls)
     if not chosen:
-        raise NotRecorded("with nothing to do it does not poll again and again")
+        raise NotRecorded("with nothing to do, the worker does not poll again and again",
+                          "slow-polling")
     foreground = [s for s in steps if s.name not in background]
     anchor = next(s.name for s in foreground if s.name in chosen)
     at = [i for i, s in enumerate(foreground) if s.name == anchor]
     turns = [foreground[a:b] for a, b in pairwise(at)]
     # The last ones: a worker's first poll after its work may be another than those that follow.
     common = Counter(s.name for s in turns[-1]) & Counter(s.name for s in turns[-2])
-    begins: Counter[str] = Counter()
-    for turn, after in zip(turns[-2:], at[-2:], strict=True):
-        steps_of = [*turn, foreground[after]]
-        gaps = [b.arrived_at - a.arrived_at for a, b in pairwise(steps_of)]
-        begins[steps_of[gaps.index(max(gaps)) + 1].name] += 1
-    first = begins.most_common(1)[0][0]
+    # Where the worker waits is where most time passes, in all of them together.
+    waited: Counter[str] = Counter()
+    for turn, after in zip(turns[-3:], at[-3:], strict=True):
+        for earlier, later in pairwise([*turn, foreground[after]]):
+            waited[later.name] += later.arrived_at - earlier.arrived_at
+    first = max(waited, key=lambda name: waited[name])
     kept = [s for s in turns[-1] if s.name in common]
     start = next((i for i, s in enumerate(kept) if s.name == first), 0)
     idle = tuple(_heard(s, is_poll) for s in kept[start:] + kept[:start])
@@ -336,24 +368,23 @@ def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
             or (stage.blocks(step) and step.sent_at is not None)
         ):
             return False
-    wanted, found = Counter(habits.idle), Counter()
+    found = []
     for step in last:
         name, answer = _heard(step, stage.is_poll)
         if step.delivered_at is None:  # still waiting for work: whatever idle polls are answered
             answer = next((tags for one, tags in habits.idle if one == name), answer)
-        found[name, answer] += 1
+        found.append((name, answer))
     # A blocking command that was just sent may be answered at once, while there are tasks.
     unsure = any(stage.blocks(s) and s.delivered_at is None for s in last) and not (
         stage.executions and stage.all_final()
     )
-    return found == wanted and not stage.held and not unsure
+    return found == list(habits.idle) and not stage.held and not unsure
 
 
 def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Moment]:
     moments: list[Moment] = []
     # Of a worker that was there before, none was opened in sight.
     connections: set[tuple[str, int]] = set()
-    seen_background: set[str] = set()
     for event in events:
         if event.kind != h.STEP_ARRIVED:
             one = (event.data["server"], event.data["connection"])
@@ -362,28 +393,31 @@ def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Mo
         step = event.data["step"]
         if step.kind not in KINDS or step.kind == UNHEARD:
             continue
-        background = step.server != WORLD and step.name in habits.background
-        if background:
-            if step.name in seen_background:
-                continue  # explored at its first occurrence
-            seen_background.add(step.name)
+        if step.server != WORLD and step.name in habits.background:
+            continue  # it comes when it comes: see Habits.beats
         moments.append(Moment(
-            **said(step), connections=max(1, len(connections)), background=background,
+            **said(step), connections=max(1, len(connections)),
             waits=stage.blocks(step) and step.answered_at is None,
         ))  # fmt: skip
     return moments
+
+
+def _with_beats(
+    moments: tuple[Moment, ...], habits: Habits, scenario: Scenario
+) -> tuple[Moment, ...]:
+    """Where all goes well, what goes on in the background while a task is in hand is tried too."""
+    calls = [i for i, m in enumerate(moments) if m.kind == "call"]
+    if not calls or scenario.stuck or scenario.fails or scenario.blocked:
+        return moments
+    return (*moments[: calls[0] + 1], *habits.beats, *moments[calls[0] + 1 :])
 
 
 def _keys(take: Sequence[Moment]) -> set[tuple[str, str, int]]:
     return {moment.key for moment in take}
 
 
-def _no_call(player: Player) -> str:
+def _no_call(player: Player) -> NotRecorded:
     if not player.alive and player.process is not None:
-        return f"its worker {player.ending} before it had executed a task"
-    return "its worker executed no task"
-
-
-def could_not_record(error: NotRecorded) -> CouldNotGrade:
-    """A worker that other checks find wrong cannot be explored."""
-    return CouldNotGrade(f"There was nothing to explore: {error}.")
+        return NotRecorded(f"the worker {player.ending} before it had executed a task",
+                           "worker-exited")
+    return NotRecorded("with a task pending when it starts, the worker does not execute it")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graders.harness import history as h
 from graders.harness.explore import words
 from graders.harness.explore.crash import AT_ONCE, Survivor, Trial, run_with_survivor
 from graders.harness.explore.points import (
@@ -195,25 +194,10 @@ class Stop:
             return None  # it may not have set up its handlers yet
         if player.exit.code != 0:
             return broken("wrong-exit-status", f"{player.name} {player.ending}")
-        if self.variant == "b":
-            begun = [s for s in player.steps(since=since) if self.habits.begins_poll(s)]
-            if begun:
-                return broken("claimed-after-stop", f"{player.name} polled once more after it had "
-                              "taken the signal")
-        elif self._all_taken(stage):
-            return broken("claimed-after-stop",
-                          f"{player.name} went on until the queue was empty")
+        if any(self.habits.begins_poll(step) for step in player.steps(since=since)):
+            return broken("claimed-after-stop", f"{player.name} polled once more after it had "
+                          "taken the signal")
         return None
-
-    def _all_taken(self, stage: Stage) -> bool:
-        """Whether it has gone on to the end: one more poll may have begun before the signal."""
-        if len(stage.items) < 3 or self.moment.occurrence > 1:
-            return False
-        done_before = [e for e in stage.executions if e.call.arrived_at < self._signalled(stage)]
-        return len(stage.executions) == len(stage.items) and len(done_before) <= 1
-
-    def _signalled(self, stage: Stage) -> float:
-        return next(e.at for e in stage.history.events(h.SIGNAL))
 
     def _wrong(self, stage: Stage, item: object) -> tuple[str, str] | None:
         state = stage.state(item)
@@ -241,6 +225,7 @@ def stop_at(
     Returns it, and the number of the event from which on it had the signal and its answer.
     """
     holds = []
+    stage.holds_call = lambda _: moment.background  # it comes while work goes on
     player = begin(stage, scenario, habits, HOUR, HOUR,
                    lambda p: None if moment.waits else holds.append(p.hold(moment)))
     if moment.waits:
@@ -253,10 +238,19 @@ def stop_at(
     stage.tell(f"Sent SIGTERM {words.after(moment)}.")
     if variant == "b":
         stage.wait(lambda: not player.alive, LATER)
-    since = len(stage.history)
+        since = len(stage.history)
     for hold in holds:
         hold.release()
     stage.tell(f"{VARIANTS[variant][:1].upper()}{VARIANTS[variant][1:]}.")
+    if variant == "a":
+        # Until its handler has run it may begin one more poll; what that finds is held.
+        stage.holds_call = lambda _: True
+        player.process.wait_signal_taken(stage.budgets.shutdown)
+        for wire in player.wires:
+            wire.settle(stage.budgets.shutdown, blocked_ok=True)
+        stage.attend()
+        since = len(stage.history)
+    stage.answer_held()
     return player, since
 
 

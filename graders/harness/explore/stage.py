@@ -371,6 +371,12 @@ class Stage:
         else:
             execution.call.finish()
 
+    def answer_held(self) -> None:
+        """Let the work of all calls that are held end, and hold no more."""
+        self.holds_call = lambda _: False
+        for execution in list(self.held):
+            self.answer(execution)
+
     def executed(self, item: Item) -> list[Execution]:
         """The executions of a task so far."""
         return [each for each in self.executions if each.item is item]
