@@ -24,7 +24,7 @@ def test_an_unknown_lab_lists_the_labs(text: str) -> None:
 def test_a_lab_knows_its_rooms() -> None:
     lab = settings.lab("3")
     assert lab.number == "03"
-    assert list(lab.exercises) == ["3a", "3b"]
+    assert list(lab.exercises) == ["3a", "3b", "3c"]
     assert lab.services == ("postgres",)
     assert "CREATE TABLE tasks" in lab.schema_sql
     assert lab.starter == settings.ROOT / "starter" / "lab03"
@@ -89,3 +89,9 @@ def test_the_starter_is_named_as_a_user_would(
     assert settings.read({"LAB": "3"}).submission == Path("starter/lab03")
     monkeypatch.chdir(tmp_path)
     assert settings.read({"LAB": "3"}).submission == settings.ROOT / "starter" / "lab03"
+
+
+def test_a_moment_is_a_number_and_perhaps_a_letter() -> None:
+    assert settings.read({"STEP": "7b"}).step == "7b"
+    with pytest.raises(settings.SettingError, match="STEP=b7 names no moment"):
+        settings.read({"STEP": "b7"})

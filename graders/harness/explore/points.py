@@ -166,7 +166,7 @@ def first_twice(stage: Stage) -> tuple[Execution, str, str] | None:
 def wrong_end(item: Item, state: str | None, done: bool) -> tuple[str, str] | None:
     """What is wrong with how a task ended; `done`: its work was really done. None if nothing."""
     if state is None:
-        return "task-lost", f"{item} is lost: it is in no queue, and has no result"
+        return "task-lost", f"{item} is lost: there is no trace of it any more"
     if state == PROCESSING:
         return "task-left-in-processing", f"{item} stayed in “processing”"
     if state == PENDING:
