@@ -12,12 +12,16 @@ from graders.harness.report import timeline
 from graders.harness.results import (
     COULD_NOT_GRADE,
     FAILED,
+    HELD,
     NOT_CHECKED,
+    NOT_EXPLORED,
     PASSED,
     CheckResult,
+    Coverage,
     Evidence,
     FindingReport,
     LabResult,
+    MomentResult,
 )
 
 T1 = "6f1c2a54-0b7e-4d0c-9a63-0f0f5d7c1e01"
@@ -353,6 +357,45 @@ def could_not_grade() -> LabResult:
     )
 
 
+def exploring() -> LabResult:
+    """An exploration that broke at two moments and left one out."""
+    claim = "“UPDATE tasks SET status = 'processing', … WHERE id = $2”"
+    told = "T1 stayed in “processing”"
+    moments = (
+        MomentResult("1", "killed after PostgreSQL had accepted its connection",
+                     "one pending task", HELD),
+        MomentResult("2", f"killed after PostgreSQL had committed {claim}, before the worker heard "
+                     "of it", "one pending task", "task-left-in-processing", told),
+        MomentResult("3", "killed while the outside world did the work of T1", "one pending task",
+                     "task-left-in-processing", told),
+        MomentResult("4", "killed after the work of T1 was done, before the worker heard of it",
+                     "one pending task", NOT_EXPLORED, "“answer to call T1” did not come in this "
+                     "run"),
+    )
+    broke = [m for m in moments if m.outcome == "task-left-in-processing"]
+    return lab_result({
+        "never_executes_a_task_twice": {
+            "verdict": FAILED,
+            "coverage": Coverage("crash point", 3, moments,
+                                 ("one stuck task: it was not its first poll that took it up",)),
+            "finding": FindingReport(
+                "task-left-in-processing",
+                "Whenever the worker is killed (SIGKILL), another worker brings its task to the "
+                "right end.",
+                f"With one pending task, {moments[1].words}: {told}. It broke alike at 2 of 3 "
+                "crash points.",
+                (Evidence("All crash points that broke",
+                          ("task-left-in-processing, at 2 of 3:",
+                           *(f"  STEP={m.step}  {m.words}" for m in broke))),),
+            ),
+            "steps": ("Put in place: one pending task. Started worker-1.",
+                      f"Killed worker-1 with SIGKILL {moments[1].words[len('killed '):]}.",
+                      "Gave what was left, unchanged, to another worker, which was ready before and "
+                      "went on polling."),
+        },
+    })
+
+
 HOSTILE = (
     "漢字" * 120,
     "x" * 700,
@@ -389,6 +432,9 @@ def hostile() -> LabResult:
             "timeline": tuple(timeline.rows(tale.events, len(tale.events) // 2)),
         },
          "never_waits_for_a_lock": {"verdict": NOT_CHECKED, "reason": long},
+         "finishes_the_task_on_sigterm": {"coverage": Coverage(
+             "moment", 9, tuple(MomentResult(text, text, text, text, text) for text in HOSTILE),
+             HOSTILE)},
          "survives_a_database_restart": {"verdict": COULD_NOT_GRADE, "reason": long}},
         title=long, submission=long, notes=HOSTILE, unanswered=HOSTILE,
         services={"postgres": long}, extra={"k\udcff": [float("nan"), object]},

@@ -41,7 +41,8 @@ WRONG = [
      r"FOR UPDATE” \(1 row\), inside the transaction"),
     ("one_statement_without_lock", "interleaving", "task-executed-twice",
      r"both workers asked for the same row"),
-    ("completed_before_the_work", "crash", "task-wrongly-completed", r"committed “UPDATE tasks"),
+    # Whoever takes over is as wrong, so it shows itself wherever the first one is killed …
+    ("completed_before_the_work", "crash", "completed-before-the-work", r"accepted its connection"),
     ("never_recovers", "crash", "task-left-in-processing",
      r"committed “UPDATE tasks SET status = 'processing'"),
     ("age_measured_from_creation", "interleaving", "task-executed-twice",
@@ -68,6 +69,14 @@ def test_a_wrong_worker_breaks_at_the_right_moment(name, kind, code, moment, tmp
     assert any(row.mark == "broke" for row in result.timeline)
     assert result.finding.evidence[0].title.startswith("All ")
     assert result.steps
+
+
+def test_a_completion_before_the_work_is_seen_where_nobody_works_any_more(tmp_path):
+    """… and where it was killed between its completion and the work, nobody ever does it."""
+    result = explored(worker("completed_before_the_work", tmp_path), "crash")["crash"]
+    never = [m for m in result.coverage.moments if m.outcome == "task-wrongly-completed"]
+    assert never
+    assert all("committed “UPDATE tasks SET status" in m.words for m in never)
 
 
 def test_one_moment_is_replayed_alone(tmp_path, capsys):

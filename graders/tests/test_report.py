@@ -16,14 +16,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from graders.harness.explore import command
 from graders.harness.report import json_report, runs, terminal
 from graders.harness.report.progress import Progress
-from graders.harness.report.text import clean, cut, pad, width_of, wrap
+from graders.harness.report.text import clean, cut, emit, pad, width_of, wrap
 from graders.harness.results import COULD_NOT_GRADE, FAILED, FindingReport, LabResult
 from graders.tests import report_samples as samples
 
 GOLDEN = Path(__file__).with_name("golden")
-SAMPLES = ("passing", "failing", "starter", "could_not_grade")
+SAMPLES = ("passing", "failing", "starter", "could_not_grade", "exploring")
 
 
 def written(result: LabResult, *, color: bool = False, **more: object) -> str:
@@ -42,6 +43,20 @@ def compare(name: str, text: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_terminal_reads_as_reviewed(name: str) -> None:
     compare(f"report-{name}", written(getattr(samples, name)()))
+
+
+def test_the_table_of_moments_reads_as_reviewed() -> None:
+    out = io.StringIO()
+    emit(command.report(samples.exploring(), {"never_executes_a_task_twice"}), out, color=False)
+    compare("moments", out.getvalue())
+    assert all(width_of(line) <= 100 for line in out.getvalue().splitlines())
+
+
+def test_a_table_of_hostile_moments_keeps_to_the_page() -> None:
+    out = io.StringIO()
+    result = samples.hostile()
+    emit(command.report(result, {"finishes_the_task_on_sigterm"}), out, color=False)
+    assert all(width_of(line) <= 100 for line in out.getvalue().splitlines())
 
 
 def test_the_table_of_runs_reads_as_reviewed() -> None:

@@ -7,13 +7,13 @@ and what came of it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from graders.harness import results, settings
 from graders.harness.catalog import checks_of, grade_folder
 from graders.harness.report.terminal import color_wanted
-from graders.harness.report.text import Line, clean, emit, pad, wrap
+from graders.harness.report.text import Line, clean, cut, emit, pad, wrap
 from graders.harness.results import HELD, CheckResult, LabResult, MomentResult
 
 WIDTH = 100
@@ -38,50 +38,55 @@ def main(env: Mapping[str, str]) -> int:
         print("Exploring; this takes some twenty seconds.", file=sys.stderr)
     result = grade_folder(lab, Path(folder), wanted)
     color = color_wanted(sys.stdout)
-    emit(_report(result, known), sys.stdout, color=color)
+    emit(report(result, known), sys.stdout, color=color)
     return result.exit_status
 
 
-def _report(result: LabResult, known: Mapping[str, object]) -> Iterator[Line]:
-    yield [("head", f"{result.lab}  every moment of {result.submission}")]
+def report(result: LabResult, known: Collection[str]) -> Iterator[Line]:
+    """The tables of these checks, in styled parts."""
+    yield from _wrapped("head", f"{result.lab}  every moment of {result.submission}")
     for note in result.notes:
-        yield [("dim", note)]
+        yield from _wrapped("dim", note)
     for check in result.checks:
         if check.name in known:
             yield from _table(check)
         elif check.verdict != results.PASSED:
             yield [("", "")]
             why = check.reason or (check.finding.seen if check.finding else "")
-            yield [("bad", f"{check.name}: {check.verdict}. {why}")]
+            yield from _wrapped("bad", f"{check.name}: {check.verdict}. {why}")
+
+
+def _wrapped(style: str, text: str, indent: int = 0) -> Iterator[Line]:
+    for line in wrap(clean(text), WIDTH - indent, 4):
+        yield [(style, " " * indent + line)]
 
 
 def _table(check: CheckResult) -> Iterator[Line]:
     yield [("", "")]
     if check.coverage is None:
-        yield [("bold", f"{check.name}: {check.verdict}. {check.reason}")]
+        yield from _wrapped("bold", f"{check.name}: {check.verdict}. {check.reason}")
         return
     covered = check.coverage
     yield [("bold", f"{check.name}: {covered.count} {covered.noun}s, {check.verdict}")]
     if check.reason:
-        yield [("dim", check.reason)]
+        yield from _wrapped("dim", check.reason)
     scenario = None
     for moment in covered.moments:
         if moment.scenario != scenario:
             scenario = moment.scenario
             yield [("", "")]
-            yield [("dim", f"  {scenario}")]
+            yield from _wrapped("dim", scenario, 2)
         yield from _row(moment)
     for name in covered.unexplored:
-        for number, line in enumerate(wrap(clean(f"not explored: {name}"), WIDTH - 4, 2)):
-            yield [("dim", ("  " if number == 0 else "    ") + line)]
+        yield from _wrapped("dim", f"not explored: {name}", 2)
 
 
 def _row(moment: MomentResult) -> Iterator[Line]:
     good = moment.outcome == HELD
     lines = wrap(clean(moment.words), WIDTH - STEP - OUTCOME - 4)
     for number, line in enumerate(lines):
-        step = moment.step if number == 0 else ""
-        outcome = moment.outcome if number == 0 else ""
+        step = clean(moment.step) if number == 0 else ""
+        outcome = cut(clean(moment.outcome), OUTCOME) if number == 0 else ""
         yield [("", f"  {pad(step, STEP)}{pad(line, WIDTH - STEP - OUTCOME - 3)} "),
                ("dim" if good else "bad", outcome)]
     if moment.told:

@@ -131,11 +131,7 @@ class Trial:
             stage.holds_call = lambda _: self.moment.background  # it comes while work goes on
             player = begin(stage, self.scenario, self.habits, HOUR, stage.brief,
                            lambda p: holds.append(p.hold(self.moment)))
-            if self.moment.waits:  # its answer never came: it is enough that the server waits
-                reached = stage.reach_waiting(player, self.moment)
-            else:
-                reached = stage.reach(player, holds[0])
-            if not reached:
+            if not stage.come_to(player, self.moment, holds[0]):
                 raise NotReached(f"{words.statement(self.moment)} did not come in this run")
             self.leave(stage, player, f"Killed {player.name} with SIGKILL "
                        f"{words.after(self.moment)}.")

@@ -112,25 +112,17 @@ class Trial:
             stage.holds_call = lambda _: self.moment.background  # it comes while work goes on
             player = begin(
                 stage, self.scenario, self.habits, SHORT, stage.brief,
-                lambda p: None if self.moment.waits else holds.append(p.hold(self.moment,
-                                                                             self.when)),
+                lambda p: holds.append(p.hold(self.moment, self.when)),
             )  # fmt: skip
-            self._reach(stage, player, holds)
+            if not stage.come_to(player, self.moment, holds[0]) or not player.alive:
+                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
             self._cut(stage, player)
-            for hold in holds:
+            for hold in filter(None, holds):
                 hold.release()
             stage.answer_held()
             return self._judge(stage, player)
         finally:
             stage.close()
-
-    def _reach(self, stage: Stage, player: Player, holds: list) -> None:
-        if self.moment.waits:
-            reached = stage.reach_waiting(player, self.moment)
-        else:
-            reached = stage.reach(player, holds[0])
-        if not reached or not player.alive:
-            raise NotReached(f"{words.statement(self.moment)} did not come in this run")
 
     def _cut(self, stage: Stage, player: Player) -> None:
         wire = player.wires[0]

@@ -226,20 +226,15 @@ def stop_at(
     """
     holds = []
     stage.holds_call = lambda _: moment.background  # it comes while work goes on
-    player = begin(stage, scenario, habits, HOUR, HOUR,
-                   lambda p: None if moment.waits else holds.append(p.hold(moment)))
-    if moment.waits:
-        reached = stage.reach_waiting(player, moment)
-    else:
-        reached = stage.reach(player, holds[0])
-    if not reached or not player.alive:
+    player = begin(stage, scenario, habits, HOUR, HOUR, lambda p: holds.append(p.hold(moment)))
+    if not stage.come_to(player, moment, holds[0]) or not player.alive:
         raise NotReached(f"{words.statement(moment)} did not come in this run")
     player.terminate(taken=variant == "b")
     stage.tell(f"Sent SIGTERM {words.after(moment)}.")
     if variant == "b":
         stage.wait(lambda: not player.alive, LATER)
         since = len(stage.history)
-    for hold in holds:
+    for hold in filter(None, holds):
         hold.release()
     stage.tell(f"{VARIANTS[variant][:1].upper()}{VARIANTS[variant][1:]}.")
     if variant == "a":

@@ -153,12 +153,17 @@ class Player:
         """Its steps so far, those with the world included."""
         return [e.data["step"] for e in self.stage.history.events(kind, who=self.name, since=since)]
 
-    def hold(self, moment: Moment, when: str = "after") -> Hold:
-        """Hold that one step of it, before the server hears it or before it hears the answer."""
+    def hold(self, moment: Moment, when: str = "after") -> Hold | None:
+        """Hold that one step of it, before the server hears it or before it hears the answer.
+
+        None for a step that waits at the server for work to come: it is held there already.
+        """
 
         def is_it(step: Step) -> bool:
             return step.process == self.name and moment.is_step(step)
 
+        if moment.waits:  # its answer may never come: it is enough that the server waits
+            return None
         hold = self._gated(moment.server).hold(is_it, when)
         self.holds.append(hold)
         return hold
@@ -402,8 +407,10 @@ class Stage:
         self.wait(lambda: hold.steps or not player.alive or player.rested(), self.reach_budget)
         return hold.steps[0] if hold.steps else None
 
-    def reach_waiting(self, player: Player, moment: Moment) -> bool:
-        """Wait until the player waits at the server for the answer to that step."""
+    def come_to(self, player: Player, moment: Moment, hold: Hold | None) -> bool:
+        """Wait until the player has come to a moment: its step is held, or waits at the server."""
+        if hold is not None:
+            return self.reach(player, hold) is not None
 
         def waits() -> bool:
             return any(moment.is_step(s) and s.sent_at is not None
