@@ -390,8 +390,8 @@ def exploring() -> LabResult:
             ),
             "steps": ("Put in place: one pending task. Started worker-1.",
                       f"Killed worker-1 with SIGKILL {moments[1].words[len('killed '):]}.",
-                      "Gave what was left, unchanged, to another worker, which was ready before and "
-                      "went on polling."),
+                      "Gave what was left, unchanged, to another worker, which was ready before "
+                      "and went on polling."),
         },
     })
 

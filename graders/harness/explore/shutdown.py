@@ -173,7 +173,7 @@ class Stop:
                 wire.wait_closed(stage.budgets.work)
             stage.attend()
             stage.sync()
-            self.followed = _later(player, since)
+            self.followed = _later(player, since, self.habits)
             return self._judge(stage, player, since)
         finally:
             stage.close()
@@ -249,10 +249,12 @@ def stop_at(
     return player, since
 
 
-def _later(player: Player, since: int) -> list[Moment]:
+def _later(player: Player, since: int, habits: Habits) -> list[Moment]:
     """The steps that a worker took after the signal, as moments."""
-    return [Moment(**said(step)) for step in player.steps(since=since)
-            if step.kind in KINDS and step.kind != UNHEARD]
+    return [
+        Moment(**said(step)) for step in player.steps(since=since)
+        if step.kind in KINDS and step.kind != UNHEARD and step.name not in habits.background
+    ]  # fmt: skip
 
 
 @dataclass
