@@ -164,6 +164,11 @@ class DatabaseFactory:
             name, self.server.url(name), self.worker_user, self.worker_password, self
         )
 
+    @property
+    def max_connections(self) -> int:
+        """How many sessions the server takes in all."""
+        return int(_one(self._admin, "SHOW max_connections"))
+
     def close(self) -> None:
         """Make no more. On a server that lives on, drop all databases and roles of this run."""
         with self._changed:

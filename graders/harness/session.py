@@ -32,6 +32,8 @@ from graders.harness.report import json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
 from graders.harness.submission import Submission, SubmissionError, base_env
 
+STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
+SPARE_CONNECTIONS = 40  # for the checks beside them
 LEAST_SPACE = 4 * 2**20  # bytes; with less, a server's errors are the disk's and not the worker's
 
 
@@ -105,6 +107,7 @@ class GradingSession:
         self._finished = False
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
+        self.stages = threading.Semaphore(1)  # how many trials may be under way; set in _prepare
         # What is started in _prepare
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
@@ -161,6 +164,9 @@ class GradingSession:
         self.notes.extend(self.services.notes)
         schema = (settings.ROOT / "labs" / self.lab_name / "schema.sql").read_text()
         self.databases = DatabaseFactory(self.services.postgres, schema, f"{os.getpid()}")
+        # Each needs some connections: two of ours, and those of its workers.
+        room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
+        self.stages = threading.Semaphore(max(4, min(room, 8 * (os.cpu_count() or 2) + 8)))
 
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)

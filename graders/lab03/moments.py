@@ -31,7 +31,12 @@ class TasksStage(Stage):
     def __init__(self, session: GradingSession, name: str) -> None:
         # A name of its own: its tasks' ids are made from it, and rows move between stages.
         id = f"{name}-{next(_numbers)}"
-        self.lab = Lab(session, id)
+        session.stages.acquire()
+        try:
+            self.lab = Lab(session, id)
+        except BaseException:
+            session.stages.release()
+            raise
         self.lab.uses_again = True
         super().__init__(session, id, self.lab.history, self.lab.outside)
 
@@ -135,7 +140,10 @@ class TasksStage(Stage):
         self.items += items
 
     def free(self) -> None:
-        self.lab.close()
+        try:
+            self.lab.close()
+        finally:
+            self.session.stages.release()
 
 
 SETTING = Setting("tasks", TasksStage)
