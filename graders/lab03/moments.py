@@ -129,6 +129,13 @@ class TasksStage(Stage):
             locker.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (item.id,))
             yield
 
+    def has_free_task(self) -> bool:
+        looker = self.lab.connect()
+        with looker.transaction(force_rollback=True):
+            return looker.execute(
+                "SELECT 1 FROM tasks WHERE status = 'pending' LIMIT 1 FOR UPDATE SKIP LOCKED"
+            ).fetchone() is not None
+
     def left(self) -> list[dict[str, Any]]:
         return self.lab.sql(f"SELECT {COLUMNS} FROM tasks ORDER BY created_at")
 

@@ -170,6 +170,7 @@ class Survivor:
             replay.follow(stage, len(stage.history))
         for trial in trials.values():
             stage.give(trial.left, trial.items)
+            stage.attend()  # a call that waits for long would be overdue
         stage.add_last()
         # As long as tasks come to their ends, it is at work: each end renews its time.
         ended = -1

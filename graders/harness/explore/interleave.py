@@ -92,7 +92,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
             future.result()
     explored.points = sorted((p for lane in lanes for p in lane.points),
                              key=lambda p: (int(p.label[:-1]), p.label[-1]))
-    if same_row is not None:
+    if same_row is not None and (only or explored.points):  # alone it is no exploration
         explored.points += same_row.points
     return explored
 
@@ -338,9 +338,9 @@ class Walk:
             second.door.release()
         stage.tell(f"Let {player.name} run.")
         if self._idles(second):
-            if self.lane.two:
+            if self.lane.two and stage.has_free_task():
                 return self._broken("one-worker-idle", f"{player.name} polled twice and took "
-                                    "nothing, although another task was pending")
+                                    "nothing, although another task was free")
             if self._changed(since, player):
                 self.took = True  # something, without executing it: how it ends will tell
                 return self._to_the_end()

@@ -279,6 +279,7 @@ def begin(
 ) -> Player:
     """Start a fresh worker on a scenario; `prepare` is called when its steps begin to count."""
     player = stage.player("worker-1", poll, stuck)
+    player.scenario = scenario
     player.rested = lambda: _ended(stage, player, habits)
     if not scenario.blocked:
         stage.put(scenario)
@@ -378,7 +379,26 @@ def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
     unsure = any(stage.blocks(s) and s.delivered_at is None for s in last) and not (
         stage.executions and stage.all_final()
     )
-    return found == list(habits.idle) and not stage.held and not unsure
+    if stage.held or unsure or _under_way(stage, player):
+        return False
+    if found == list(habits.idle):
+        return not stage.executions or stage.all_final()
+    # Of several consumers the idle polls come mixed.
+    answered = max((i for i, s in enumerate(steps) if s.kind == "call-answer"), default=None)
+    polls = sum(habits.begins_poll(s) for s in steps[answered:]) if answered is not None else 0
+    return polls > 1 and stage.all_final()
+
+
+def _under_way(stage: Stage, player: Player) -> bool:
+    """Whether it is in the middle of something: a transaction, a statement, a task just claimed."""
+    for wire in player.wires:
+        for connection in wire.connections:
+            blocked = connection.step is not None and stage.blocks(connection.step)
+            if connection.status in ("T", "E") or not (connection.idle or blocked):
+                return True
+    scenario = player.scenario
+    return (scenario is not None and not scenario.stuck and not stage.executions
+            and any(stage.state(item) == PROCESSING for item in stage.items))
 
 
 def _moments(stage: Stage, events: Sequence[h.Event], habits: Habits) -> list[Moment]:

@@ -47,6 +47,7 @@ from graders.harness.explore.stage import (
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
+    from graders.harness.steps import Step
 
 EXPECTED = (
     "Whenever SIGTERM comes, the worker finishes and records what it has in hand, takes nothing "
@@ -194,10 +195,31 @@ class Stop:
             return None  # it may not have set up its handlers yet
         if player.exit.code != 0:
             return broken("wrong-exit-status", f"{player.name} {player.ending}")
-        if any(self.habits.begins_poll(step) for step in player.steps(since=since)):
-            return broken("claimed-after-stop", f"{player.name} polled once more after it had "
-                          "taken the signal")
+        begun = self._polls_begun(player, since)
+        # At once means that the signal and the answer race: one more poll may have been decided
+        # upon before the handler ran, though its first message came after.
+        if len(begun) > (1 if self.variant == "a" else 0):
+            return broken("claimed-after-stop", f"{player.name} polled again after it had taken "
+                          "the signal")
         return None
+
+    def _polls_begun(self, player: Player, since: int) -> list[Step]:
+        """The polls of which even the first step came after that event.
+
+        A poll may begin before it names its queue: with a BEGIN, or with opening a connection.
+        """
+        opening = self.habits.idle[0][0]
+        later = {id(step) for step in player.steps(since=since)}
+        begun = []
+        last: dict[tuple[str, int], Step] = {}
+        for step in player.steps():
+            where = (step.server, step.connection)
+            if step.name == opening:
+                last[where] = step
+            if self.habits.begins_poll(step) and id(step) in later and where in last \
+                    and id(last[where]) in later:
+                begun.append(step)
+        return begun
 
     def _wrong(self, stage: Stage, item: object) -> tuple[str, str] | None:
         state = stage.state(item)

@@ -120,6 +120,7 @@ class Player:
         self.process: Process | None = None
         self.cut_off = False  # its connections were cut by the trial
         self.holds: list[Hold] = []  # all that were set for it
+        self.scenario: Scenario | None = None  # that it was started on
         self.began = 0  # the number of the event from which on its steps count
         # Whether it has gone back to waiting with nothing in hand; set where that can be told.
         self.rested: Callable[[], bool] = lambda: False
@@ -300,6 +301,10 @@ class Stage:
         """Hold the lock of a task's row as long as this lasts; only where there are locks."""
         raise NotImplementedError
 
+    def has_free_task(self) -> bool:
+        """Whether a pending task is there that nobody has locked."""
+        return any(self.state(item) == PENDING for item in self.items)
+
     def left(self) -> Any:
         """Everything as it stands in the store, for `give` on another stage."""
         raise NotImplementedError
@@ -343,6 +348,8 @@ class Stage:
                 call.finish()
                 continue
             state = self.state(item)
+            if state == COMPLETED and self._recorded_late(item):
+                state = PROCESSING
             rivals = () if state in FINAL else tuple(
                 other for other in self.executions
                 if other.item is item and self._in_hand(other)
@@ -358,6 +365,26 @@ class Stage:
             if not execution.call.at_gate:
                 self._due.remove(execution)
                 self.answer(execution)
+
+    def _recorded_late(self, item: Item) -> bool:
+        """Whether the task had been taken up again, as overdue, before that completion came.
+
+        Who is late may still record what it has done: the one who took over has begun by then.
+        """
+        self.sync()
+        earlier = [e.call for e in self.executions if e.item is item]
+        if not earlier:
+            return False
+        since = next((e.n for e in self.history.events(h.CALL_ARRIVED)
+                      if e.data["call"] is earlier[-1]), 0)
+        for event in self.history.events(h.ROW_CHANGED, since=since):
+            if str(event.data["task"]) != item.id:
+                continue
+            if event.data["old"] == PROCESSING and event.data["new"] in (PENDING, PROCESSING):
+                return True
+            if event.data["new"] == COMPLETED:
+                return False
+        return False
 
     def _in_hand(self, execution: Execution) -> bool:
         """Whether its worker lives, was not cut off, and has time left for what it does."""
