@@ -42,6 +42,8 @@ UNHEARD = "close"  # a good-bye is not answered, so nobody can be held at it: it
 INTERVAL = 0.3  # seconds between polls while habits are learned: the gap that tells polls apart
 BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on all the same
 POLLS = 4  # that are looked at; psycopg prepares a statement at its sixth execution
+LATE = 0.5  # seconds of silence after which a recording is whole
+MOST_LATE = 3  # such times that are waited for
 MOST_STEPS = 400  # of a recording: a worker that never rests is told so by other checks
 
 
@@ -84,6 +86,7 @@ class Habits:
     # One idle poll, in order: names, and what the server says where the queue is asked.
     idle: tuple[tuple[str, tuple[str, ...]], ...]
     background: frozenset[str]  # names of steps that do not wait for the work
+    many: bool = False  # others of its consumers go on polling while one works
     blocks: bool = False  # it waits for work at the server (BRPOP), not by itself
     beats: tuple[Moment, ...] = ()  # the first step of each of those names, while work went on
 
@@ -229,8 +232,11 @@ class Recorder:
         # The order is that of the take that agrees with most of the others.
         order = next((t for t in takes if all(counted[k] > 1 for k in _keys(t))), takes[0])
         aligned = tuple(m for m in order if counted[m.key] > 1)
+        # One idle poll more or less is nothing new.
+        known = {m.alike for m in aligned}
         unaligned = dict.fromkeys(
-            m.words for take in takes for m in take if counted[m.key] < 2
+            m.words for take in takes for m in take
+            if counted[m.key] < 2 and m.alike not in known
         )  # fmt: skip
         if not aligned:
             raise NotRecorded(f"no step came twice with {scenario.words}")
@@ -243,6 +249,7 @@ class Recorder:
             player = begin(stage, scenario, habits, HOUR, HOUR, lambda _: None)
             stage.wait(player.rested,
                        2 * stage.budgets.work + stage.budgets.boot)
+            _let_come(stage, player, habits)
             if not stage.executions:
                 for item in stage.items:
                     if (state := stage.state(item)) in FINAL:
@@ -323,8 +330,8 @@ def _habits(
     polls = Counter(s.name for s in steps if is_poll(s))
     recurring = [name for name, count in polls.items() if count >= 3]
     chosen = [name for name in recurring if name not in background]
-    if not chosen:
-        # Others of its consumers go on polling while one of them works.
+    many = not chosen
+    if many:  # then nothing that asks the queue is in the background
         chosen, background = recurring, background - set(polls)
     if not chosen:
         raise NotRecorded("with nothing to do, the worker does not poll again and again",
@@ -344,7 +351,7 @@ def _habits(
     kept = [s for s in turns[-1] if s.name in common]
     start = next((i for i, s in enumerate(kept) if s.name == first), 0)
     idle = tuple(_heard(s, is_poll) for s in kept[start:] + kept[:start])
-    return Habits(anchor, idle, frozenset(background))
+    return Habits(anchor, idle, frozenset(background), many)
 
 
 def _heard(step: Step, is_poll: Callable[[Step], bool]) -> tuple[str, tuple[str, ...]]:
@@ -387,6 +394,20 @@ def _ended(stage: Stage, player: Player, habits: Habits) -> bool:
     answered = max((i for i, s in enumerate(steps) if s.kind == "call-answer"), default=None)
     polls = sum(habits.begins_poll(s) for s in steps[answered:]) if answered is not None else 0
     return polls > 1 and stage.all_final()
+
+
+def _let_come(stage: Stage, player: Player, habits: Habits) -> None:
+    """Let what is still starting beside the polls (a listener, a pool) have its say as well.
+
+    Nothing is judged by this silence: it makes recordings whole, and two of them must agree.
+    """
+    if habits.blocks:
+        return  # it asks again and again, and has nothing but its answers to wait for
+    for _ in range(MOST_LATE):
+        heard = len(player.steps())
+        if not stage.wait(lambda n=heard: len(player.steps()) > n, LATE) or not player.alive:
+            return
+        stage.wait(player.rested, stage.budgets.work)
 
 
 def _under_way(stage: Stage, player: Player) -> bool:
