@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from graders.harness.explore.stage import Item, Player, Scenario, Setting, Stage, Timing
+from graders.harness.explore.stage import FINAL, Item, Player, Scenario, Setting, Stage, Timing
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
 from graders.harness.steps import Step
@@ -78,13 +78,12 @@ class TasksStage(Stage):
         rows = self.lab.sql("SELECT status FROM tasks WHERE id = %s", (item.id,))
         return rows[0]["status"] if rows else None
 
-    def all_final(self, items: Sequence[Item] | None = None) -> bool:
-        asked = [item.id for item in (self.items if items is None else items)]
+    def final_count(self) -> int:
         rows = self.lab.sql(
-            "SELECT count(*) AS n FROM tasks WHERE id = ANY(%s) "
-            "AND status IN ('completed', 'failed')", (asked,),
-        )  # fmt: skip
-        return rows[0]["n"] == len(asked)
+            "SELECT count(*) AS n FROM tasks WHERE id = ANY(%s) AND status = ANY(%s)",
+            ([item.id for item in self.items], list(FINAL)),
+        )
+        return rows[0]["n"]
 
     def evidence(self, items: Sequence[Item]) -> Evidence:
         lines = []
@@ -101,14 +100,13 @@ class TasksStage(Stage):
         self.lab.sync()
 
     def end_sessions(self, player: Player) -> None:
-        self.lab.end_backends({b for wire in player.wires for b in wire.backends})
+        self.lab.end_backends(player.backends)
 
     def is_poll(self, step: Step) -> bool:
         return asks_for_tasks(step)
 
     def waits_for(self, waiter: Player, other: Player) -> bool:
-        theirs = {b for wire in other.wires for b in wire.backends}
-        return bool(theirs & self._blockers(waiter))
+        return bool(other.backends & self._blockers(waiter))
 
     def is_blocked(self, player: Player) -> bool:
         return bool(self._blockers(player))

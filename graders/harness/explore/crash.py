@@ -14,12 +14,13 @@ from graders.harness.explore import replay, words
 from graders.harness.explore.points import (
     Broken,
     Explored,
-    NotReached,
     Point,
     Seen,
+    come_to,
     cores,
     first_twice,
     keep,
+    recordings,
     run,
     wrong_end,
 )
@@ -58,20 +59,11 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("crash point")
     habits = recorder.habits()
-    recorder.ahead(setting.crash)
     trials: list[Trial] = []
     unworked: list[Point] = []
     known: set[tuple] = set()
-    for scenario in setting.crash:
-        try:
-            recorded = recorder.recorded(scenario)
-        except Unworked as error:
-            unworked.append(_unworked(scenario, error))
-            continue
-        except NotRecorded as error:
-            explored.unexplored.append(f"{scenario.words}: {error}")
-            continue
-        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+    for recorded in recordings(recorder, setting.crash, explored,
+                               lambda *found: unworked.append(_unworked(*found))):
         first = recorded.first_poll(habits)
         for index, moment in enumerate(recorded.moments):
             # What comes before it has read the queue, or after the record of its work, is the same
@@ -80,7 +72,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
             if apart and moment.alike in known:
                 continue
             known.add(moment.alike)
-            trials.append(Trial(setting, scenario, moment, habits))
+            trials.append(Trial(setting, recorded.scenario, moment, habits))
     for number, trial in enumerate(trials, 1):
         where = f"killed {words.after(trial.moment)}"
         point = Point(str(number), where, trial.scenario.words, lambda t=trial: t.kill(session))
@@ -131,8 +123,7 @@ class Trial:
             stage.holds_call = lambda _: self.moment.background  # it comes while work goes on
             player = begin(stage, self.scenario, self.habits, HOUR, stage.brief,
                            lambda p: holds.append(p.hold(self.moment)))
-            if not stage.come_to(player, self.moment, holds[0]):
-                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            come_to(stage, player, self.moment, holds[0])
             self.leave(stage, player, f"Killed {player.name} with SIGKILL "
                        f"{words.after(self.moment)}.")
         finally:
@@ -174,14 +165,12 @@ class Survivor:
         stage.add_last()
         # As long as tasks come to their ends, it is at work: each end renews its time.
         ended = -1
-        while ended < (now := self._ended()) < len(stage.items) and player.alive:
+        while ended < (now := stage.final_count()) < len(stage.items) and player.alive:
             ended = now
-            stage.wait(lambda n=ended: self._ended() > n or not player.alive, stage.budgets.work)
+            stage.wait(lambda n=ended: stage.final_count() > n or not player.alive,
+                       stage.budgets.work)
         return {label: Broken(*found, self._seen(trial))
                 for label, trial in trials.items() if (found := self._wrong(trial))}
-
-    def _ended(self) -> int:
-        return sum(self.stage.state(item) in FINAL for item in self.stage.items)
 
     def _wrong(self, trial: Trial) -> tuple[str, str] | None:
         before = first_twice(trial.stage)

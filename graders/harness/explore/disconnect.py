@@ -10,21 +10,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graders.harness import history as h
 from graders.harness.explore import words
 from graders.harness.explore.points import (
     Broken,
     Explored,
-    NotReached,
     Point,
+    come_to,
     cores,
-    first_twice,
+    done_twice,
     keep,
+    recordings,
     run,
     wrong_end,
+    wrong_ends,
 )
-from graders.harness.explore.record import Habits, Moment, NotRecorded, Recorder, begin
-from graders.harness.explore.stage import FINAL, SHORT, WORLD, Player, Scenario, Setting, Stage
+from graders.harness.explore.record import Habits, Moment, Recorder, begin
+from graders.harness.explore.stage import (
+    FINAL,
+    PENDING,
+    PROCESSING,
+    SHORT,
+    WORLD,
+    Player,
+    Scenario,
+    Setting,
+    Stage,
+)
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
@@ -44,16 +55,10 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("disconnect")
     habits = recorder.habits()
-    recorder.ahead(setting.disconnect)
     known: set[tuple] = set()
     number = 0
-    for scenario in setting.disconnect:
-        try:
-            recorded = recorder.recorded(scenario)
-        except NotRecorded as error:
-            explored.unexplored.append(f"{scenario.words}: {error}")
-            continue
-        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+    for recorded in recordings(recorder, setting.disconnect, explored):
+        scenario = recorded.scenario
         for moment in recorded.moments:
             if moment.kind == "call-answer" or moment.alike in known:
                 continue  # no connection to a server is spoken on; or it was the same before
@@ -114,8 +119,7 @@ class Trial:
                 stage, self.scenario, self.habits, SHORT, stage.brief,
                 lambda p: holds.append(p.hold(self.moment, self.when)),
             )  # fmt: skip
-            if not stage.come_to(player, self.moment, holds[0]) or not player.alive:
-                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            come_to(stage, player, self.moment, holds[0], alive=True)
             self._cut(stage, player)
             for hold in filter(None, holds):
                 hold.release()
@@ -165,16 +169,7 @@ class Trial:
                            stage.reach_budget)
             if stage.state(item) not in FINAL:
                 return self._not_done(stage, item)
-        if (found := first_twice(stage)) is not None:
-            execution, code, what = found
-            at = next((e for e in stage.history.events(h.CALL_ARRIVED)
-                       if e.data["call"] is execution.call), None)
-            return Broken(code, what, keep(stage, at=at))
-        for item in stage.items:
-            found = wrong_end(item, stage.state(item), bool(stage.executed(item)))
-            if found is not None:
-                return self._broken(stage, *found)
-        return None
+        return done_twice(stage) or wrong_ends(stage)
 
     def _not_done(self, stage: Stage, item: object) -> Broken:
         player = stage.players[-1]
@@ -185,8 +180,8 @@ class Trial:
         if item is not stage.items[0]:
             return self._broken(stage, "dead-connection", f"{player.name} lives on, and "
                                 f"{item}, which was added later, stayed “{state}”")
-        if state in ("pending", "processing"):
-            return self._broken(stage, "dead-connection" if state == "pending" else found[0],
+        if state in (PENDING, PROCESSING):
+            return self._broken(stage, "dead-connection" if state == PENDING else found[0],
                                 f"{player.name} lives on, and {found[1]}")
         return self._broken(stage, *found)
 

@@ -24,9 +24,11 @@ from graders.harness.explore.points import (
     NotReached,
     Point,
     attempt,
-    first_twice,
+    come_to,
+    done_twice,
     keep,
-    wrong_end,
+    recordings,
+    wrong_ends,
 )
 from graders.harness.explore.record import Habits, Moment, NotRecorded, Recorded, Recorder
 from graders.harness.explore.stage import (
@@ -60,17 +62,11 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("interleaving")
     habits = recorder.habits()
-    recorder.ahead(setting.interleave)
     lanes: list[Lane] = []
     number = 0
     known: set[tuple] = set()
-    for scenario in setting.interleave:
-        try:
-            recorded = recorder.recorded(scenario)
-        except NotRecorded as error:
-            explored.unexplored.append(f"{scenario.words}: {error}")
-            continue
-        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+    for recorded in recordings(recorder, setting.interleave, explored):
+        scenario = recorded.scenario
         moments = _moments(recorded, habits, known)
         numbers = range(number + 1, number + len(moments) + 1)
         number += len(moments)
@@ -272,9 +268,7 @@ class Walk:
         hold = self.first.hold(self.lane.moments[self.numbers[0]])
         yield 0
         for here, number in enumerate(self.numbers):
-            if not stage.reach(self.first, hold):
-                said = words.statement(self.lane.moments[number])
-                raise NotReached(f"{said} did not come in this run")
+            come_to(stage, self.first, self.lane.moments[number], hold)
             before = len(stage.history)
             following = self.numbers[here + 1 : here + 2]
             coming = self.first.hold(self.lane.moments[following[0]]) if following else None
@@ -303,10 +297,6 @@ class Walk:
         self.stage.wait(lambda: door.steps or not player.alive, self.budgets.boot)
         if not door.steps:
             raise NotReached(f"{player.name} {player.ending} and did not connect")
-
-    def _idles_again(self, second: Second) -> None:
-        """Let it record what it has done, and poll until two polls have ended."""
-        self._idles(second, lambda: not second.player.alive)
 
     def _idles(self, second: Second, stopped: Callable[[], bool] | None = None) -> bool:
         """Let it poll until two polls have ended; False if it took something, waits or ended."""
@@ -361,7 +351,8 @@ class Walk:
         if self.mode == IDLE and not self.lane.two:
             stage.answer_held()
             stage.tell(f"{player.name} took the task; let it work until it was idle.")
-            self._idles_again(second)
+            # It records what it has done, and then polls.
+            self._idles(second, lambda: not player.alive)
         else:
             stage.tell(f"{player.name} took a task and was held in its work; "
                        f"let {self.first.name} go on.")
@@ -370,7 +361,7 @@ class Walk:
     def _changed(self, since: int, second: Player) -> bool:
         """Whether the second one has changed a task."""
         self.stage.sync()
-        return any(e.data.get("backend") in second_backends(second)
+        return any(e.data.get("backend") in second.backends
                    for e in self.stage.history.events(h.ROW_CHANGED, since=since))
 
     # The end -----------------------------------------------------------------------------------
@@ -495,21 +486,9 @@ class SameRow:
 
 def judge_meeting(stage: Stage) -> Broken | None:
     """What is wrong after workers have met: each task was to be executed once, and recorded."""
-    if (found := first_twice(stage)) is not None:
-        execution, code, what = found
-        at = next((e for e in stage.history.events(h.CALL_ARRIVED)
-                   if e.data["call"] is execution.call), None)
-        return Broken(code, what, keep(stage, at=at))
+    if (broken := done_twice(stage)) is not None:
+        return broken
     for player in stage.players:
         if not player.alive and not player.cut_off:
             return Broken("worker-exited", f"{player.name} {player.ending}", keep(stage))
-    for item in stage.items:
-        found = wrong_end(item, stage.state(item), bool(stage.executed(item)))
-        if found is not None:
-            return Broken(*found, keep(stage))
-    return None
-
-
-def second_backends(player: Player) -> set[int]:
-    """The PostgreSQL backends a player has had."""
-    return {backend for wire in player.wires for backend in wire.backends}
+    return wrong_ends(stage)

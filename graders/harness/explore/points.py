@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade, Finding
-from graders.harness.explore.record import NotRecorded
+from graders.harness.explore import words
+from graders.harness.explore.record import (
+    Moment,
+    NotRecorded,
+    Recorded,
+    Recorder,
+    Unworked,
+)
 from graders.harness.explore.stage import (
     COMPLETED,
     FAILED,
@@ -18,12 +25,15 @@ from graders.harness.explore.stage import (
     PROCESSING,
     Execution,
     Item,
+    Player,
+    Scenario,
     Stage,
 )
 from graders.harness.results import HELD, NOT_EXPLORED, Coverage, Evidence, MomentResult
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
+    from graders.harness.steps import Hold
 
 MOST_LISTED = 30  # moments that broke, one line each
 
@@ -119,6 +129,28 @@ def attempt(
     raise AssertionError
 
 
+def recordings(
+    recorder: Recorder, scenarios: Sequence[Scenario], explored: Explored,
+    unworked: Callable[[Scenario, Unworked], None] | None = None,
+) -> Iterator[Recorded]:
+    """The scenarios as they were recorded; what was not is put down as not explored.
+
+    `unworked` is told of a task that was brought to an end without its work.
+    """
+    recorder.ahead(scenarios)
+    for scenario in scenarios:
+        try:
+            recorded = recorder.recorded(scenario)
+        except NotRecorded as error:
+            if unworked is not None and isinstance(error, Unworked):
+                unworked(scenario, error)
+            else:
+                explored.unexplored.append(f"{scenario.words}: {error}")
+            continue
+        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+        yield recorded
+
+
 def cores() -> int:
     """How many cores there are."""
     return os.cpu_count() or 2
@@ -134,6 +166,17 @@ def keep(stage: Stage, *more: Evidence, at: h.Event | None = None) -> Seen:
     evidence = [stage.evidence(stage.items), *more]
     evidence += [player.log_evidence() for player in stage.players]
     return Seen(tuple(stage.history.events()), tuple(stage.told), tuple(evidence))
+
+
+def come_to(
+    stage: Stage, player: Player, moment: Moment, hold: Hold | None, alive: bool = False
+) -> None:
+    """Wait until the player has come to a moment (and, if asked for, is alive there).
+
+    Raises NotReached.
+    """
+    if not stage.come_to(player, moment, hold) or (alive and not player.alive):
+        raise NotReached(f"{words.statement(moment)} did not come in this run")
 
 
 def twice(execution: Execution) -> tuple[str, str] | None:
@@ -178,6 +221,23 @@ def wrong_end(item: Item, state: str | None, done: bool) -> tuple[str, str] | No
     if state == FAILED and not item.fails:
         how = "was done" if done else "was never tried"
         return "task-wrongly-failed", f"{item} is “failed”, and its work {how}"
+    return None
+
+
+def done_twice(stage: Stage) -> Broken | None:
+    """The first execution of a stage that should not have begun, with its moment."""
+    if (found := first_twice(stage)) is None:
+        return None
+    execution, code, what = found
+    return Broken(code, what, keep(stage, at=stage.arrival(execution.call)))
+
+
+def wrong_ends(stage: Stage) -> Broken | None:
+    """The first task of a stage that did not end as it should, now that all is over."""
+    for item in stage.items:
+        wrong = wrong_end(item, stage.state(item), bool(stage.executed(item)))
+        if wrong is not None:
+            return Broken(*wrong, keep(stage))
     return None
 
 

@@ -182,13 +182,12 @@ class Recorder:
     def _learn(self) -> Habits:
         stage = self.setting.open(self.session, "habits")
         try:
-            items = stage.put(PENDING_TASK)
+            stage.put(PENDING_TASK)
             stage.holds_call = lambda _: True
             player = stage.player("worker-1", INTERVAL, HOUR)
             player.run()
             budgets = stage.budgets
-            stage.wait(lambda: stage.held or not player.alive,
-                       budgets.boot + budgets.ready + budgets.work)
+            stage.wait(lambda: stage.held or not player.alive, stage.reach_budget)
             if not stage.held:
                 raise _no_call(player)
             since = len(stage.history)
@@ -199,7 +198,7 @@ class Recorder:
                     beats.setdefault(step.name, step)
             stage.answer(stage.held[0])
             since = len(stage.history)
-            stage.wait(lambda: stage.all_final(items) or not player.alive, budgets.work)
+            stage.wait(lambda: stage.all_final() or not player.alive, budgets.work)
 
             def poll_steps() -> list[Step]:
                 return [s for s in player.steps(since=since) if _counts(s)]

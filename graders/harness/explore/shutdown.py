@@ -15,11 +15,12 @@ from graders.harness.explore.crash import AT_ONCE, Survivor, Trial, run_with_sur
 from graders.harness.explore.points import (
     Broken,
     Explored,
-    NotReached,
     Point,
+    come_to,
     cores,
     first_twice,
     keep,
+    recordings,
     run,
     wrong_end,
 )
@@ -28,12 +29,12 @@ from graders.harness.explore.record import (
     UNHEARD,
     Habits,
     Moment,
-    NotRecorded,
     Recorded,
     Recorder,
     begin,
 )
 from graders.harness.explore.stage import (
+    COMPLETED,
     HOUR,
     PENDING,
     PROCESSING,
@@ -62,23 +63,15 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("shutdown")
     habits = recorder.habits()
-    recorder.ahead(setting.shutdown)
     known: set[tuple] = set()
     number = 0
     in_hand: Stop | None = None
-    stops: list[Stop] = []
-    for scenario in setting.shutdown:
-        try:
-            recorded = recorder.recorded(scenario)
-        except NotRecorded as error:
-            explored.unexplored.append(f"{scenario.words}: {error}")
-            continue
-        explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+    for recorded in recordings(recorder, setting.shutdown, explored):
+        scenario = recorded.scenario
         for moment, ready in _moments(recorded, habits, known):
             number += 1
             for variant in VARIANTS:
                 stop = Stop(setting, scenario, habits, moment, ready, variant)
-                stops.append(stop)
                 explored.points.append(Point(
                     f"{number}{variant}",
                     f"SIGTERM {words.after(moment)}; {VARIANTS[variant]}",
@@ -233,7 +226,7 @@ class Stop:
                 return ("task-left-in-processing",
                         f"{item}, which it had not begun to work on, stayed in “processing”")
         answered = any(e.call.answered_at is not None for e in executions)
-        if executions and not answered and state not in ("completed",):
+        if executions and not answered and state != COMPLETED:
             return ("task-dropped-on-stop",
                     f"it gave up the work of {item}, which is “{state}”")
         if executions and state == PENDING:
@@ -251,8 +244,7 @@ def stop_at(
     holds = []
     stage.holds_call = lambda _: moment.background  # it comes while work goes on
     player = begin(stage, scenario, habits, HOUR, HOUR, lambda p: holds.append(p.hold(moment)))
-    if not stage.come_to(player, moment, holds[0]) or not player.alive:
-        raise NotReached(f"{words.statement(moment)} did not come in this run")
+    come_to(stage, player, moment, holds[0], alive=True)
     player.terminate(taken=variant == "b")
     stage.tell(f"Sent SIGTERM {words.after(moment)}.")
     if variant == "b":
@@ -296,13 +288,11 @@ class Killed(Trial):
                 stage, self.scenario, self.habits, HOUR, stage.brief,
                 lambda p: holds.extend((p.hold(self.call), p.hold(self.moment))),
             )
-            if not stage.reach(player, holds[0]):
-                raise NotReached(f"{words.statement(self.call)} did not come in this run")
+            come_to(stage, player, self.call, holds[0])
             player.terminate(taken=True)
             stage.tell(f"Sent SIGTERM {words.after(self.call)}.")
             holds[0].release()
-            if not stage.reach(player, holds[1]):
-                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            come_to(stage, player, self.moment, holds[1])
             self.leave(stage, player, f"Killed {player.name} with SIGKILL "
                        f"{words.after(self.moment)}.")
         finally:

@@ -150,6 +150,11 @@ class Player:
         """How it ended, if it did."""
         return self.process.exit if self.process is not None else None
 
+    @property
+    def backends(self) -> set[int]:
+        """The PostgreSQL backends it has had."""
+        return {backend for wire in self.wires for backend in wire.backends}
+
     def steps(self, kind: str = h.STEP_ARRIVED, since: int = 0) -> list[Step]:
         """Its steps so far, those with the world included."""
         return [e.data["step"] for e in self.stage.history.events(kind, who=self.name, since=since)]
@@ -271,6 +276,10 @@ class Stage:
         """What has become of a task, as far as it was committed."""
         raise NotImplementedError
 
+    def final_count(self) -> int:
+        """How many tasks have come to their end. Asked often: a store may know a quicker way."""
+        return sum(self.state(item) in FINAL for item in self.items)
+
     def evidence(self, items: Sequence[Item]) -> Evidence:
         """The tasks as they are stored now, to be shown."""
         raise NotImplementedError
@@ -375,9 +384,8 @@ class Stage:
         earlier = [e.call for e in self.executions if e.item is item]
         if not earlier:
             return False
-        since = next((e.n for e in self.history.events(h.CALL_ARRIVED)
-                      if e.data["call"] is earlier[-1]), 0)
-        for event in self.history.events(h.ROW_CHANGED, since=since):
+        came = self.arrival(earlier[-1])
+        for event in self.history.events(h.ROW_CHANGED, since=came.n if came else 0):
             if str(event.data["task"]) != item.id:
                 continue
             if event.data["old"] == PROCESSING and event.data["new"] in (PENDING, PROCESSING):
@@ -451,9 +459,14 @@ class Stage:
         """Seconds in which a fresh worker gets to any of its moments."""
         return self.budgets.boot + self.budgets.ready + self.budgets.work
 
-    def all_final(self, items: Sequence[Item] | None = None) -> bool:
+    def all_final(self) -> bool:
         """Whether each task has come to its end."""
-        return all(self.state(item) in FINAL for item in (self.items if items is None else items))
+        return self.final_count() == len(self.items)
+
+    def arrival(self, call: Call) -> h.Event | None:
+        """The event at which a call came in."""
+        came = self.history.events(h.CALL_ARRIVED)
+        return next((event for event in came if event.data["call"] is call), None)
 
     def polled(self, player: Player, anchor: Callable[[Step], bool], since: int) -> int:
         """How many polls of a player have begun since that event."""
