@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,14 @@ def judge_right(result: LabResult, expect_lost: tuple[str, ...] = ()) -> list[st
     return problems
 
 
-def judge_mutant(result: LabResult, mutant: mutants.Mutant, whole: bool) -> list[str]:
+def judge_mutant(
+    result: LabResult, mutant: mutants.Mutant, whole: bool, explorations: Container[str] = ()
+) -> list[str]:
     """What is wrong with the verdicts of a wrong worker.
 
-    With `whole` all checks were run: then no other check may fail either.
+    With `whole` all checks were run: then no other check may fail either, save `explorations`. They
+    look at every moment, so they may come upon any bug; where it is one of them that catches a
+    worker, it is named.
     """
     problems = []
     by_name = {check.name: check for check in result.checks}
@@ -60,9 +64,8 @@ def judge_mutant(result: LabResult, mutant: mutants.Mutant, whole: bool) -> list
         elif check.finding.code != code:
             problems.append(f"{name}: found {check.finding.code}, expected {code}")
     for check in result.checks:
-        # An exploration looks at every moment, so it may come upon any bug; where it is the one
-        # that catches a worker, it is named.
-        named = check.name in (*mutant.caught_by, *mutant.may_fail) or check.coverage is not None
+        named = (check.name in (*mutant.caught_by, *mutant.may_fail)
+                 or check.name in explorations)
         if check.verdict == results.COULD_NOT_GRADE:
             problems.append(f"{check.name}: could not grade: {check.reason}")
         elif whole and check.verdict == results.FAILED and not named:
@@ -85,7 +88,9 @@ def prove_mutant(lab: settings.Lab, mutant: mutants.Mutant, whole: bool) -> Proo
     with tempfile.TemporaryDirectory(prefix="wl-") as folder:
         made = mutants.make(lab, mutant, Path(folder) / mutant.name)
         result = grade_folder(lab, made, () if whole else mutant.caught_by)
-    return Proof(mutant.name, "mutant", result, tuple(judge_mutant(result, mutant, whole)))
+    explorations = [name for name, check in checks_of(lab).items() if check.explores]
+    problems = judge_mutant(result, mutant, whole, explorations)
+    return Proof(mutant.name, "mutant", result, tuple(problems))
 
 
 def prove_variant(lab: settings.Lab, variant: mutants.Variant) -> Proof:

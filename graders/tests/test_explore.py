@@ -79,6 +79,28 @@ def test_a_completion_before_the_work_is_seen_where_nobody_works_any_more(tmp_pa
     assert all("committed “UPDATE tasks SET status" in m.words for m in never)
 
 
+def test_who_had_completed_a_task_had_it_in_hand_no_more(tmp_path):
+    """Also where somebody has overwritten the completion since: the sentence has to be true."""
+    result = explored(worker("select_then_update", tmp_path), "interleaving")["interleaving"]
+    # Both have chosen the task, and neither has claimed it yet.
+    told = {m.words.rpartition(", run ")[2]: m.told for m in result.coverage.moments
+            if "answered “SELECT" in m.words and m.told}
+    assert "worker-1 executed T1, whose completion had been committed before" in (
+        told["until it was idle"]
+    )
+    assert "in the hands of worker-2" in told["as far as its work"]
+
+
+def test_a_worker_that_gives_nothing_to_explore_fails_and_is_told_why(tmp_path):
+    """That is its own fault and not the kit's, so it is no “could not grade”."""
+    told = explored(worker("waits_before_the_first_poll", tmp_path), *CHECKS)
+    for kind, result in told.items():
+        assert (result.verdict, result.finding.code) == (FAILED, "task-never-executed"), kind
+        assert "a task pending when it starts, the worker does not execute it" in (
+            result.finding.seen
+        )
+
+
 def test_one_moment_is_replayed_alone(tmp_path, capsys):
     folder = worker("never_recovers", tmp_path)
     whole = explored(folder, "crash")["crash"]

@@ -29,9 +29,10 @@ def explore(lab: Lab, kind: str, setting: Setting) -> None:
     try:
         explored = run(lab.session, setting, step)
     except NotRecorded as error:
+        seen = f"{error}."
         raise lab.finding(
             error.code, "A fresh worker takes a pending task at its first poll, and goes on "
-            "polling: every exploration starts from there.", f"{str(error).capitalize()}.",
+            "polling: every exploration starts from there.", seen[:1].upper() + seen[1:],
         ) from None  # fmt: skip
     if step and not explored.points:
         raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")

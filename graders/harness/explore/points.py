@@ -135,20 +135,28 @@ def recordings(
 ) -> Iterator[Recorded]:
     """The scenarios as they were recorded; what was not is put down as not explored.
 
-    `unworked` is told of a task that was brought to an end without its work.
+    `unworked` is told of a task that was brought to an end without its work. Where no scenario
+    could be recorded, there is nothing to explore: raises the NotRecorded of the first.
     """
     recorder.ahead(scenarios)
+    problems: list[NotRecorded] = []
+    told = 0
     for scenario in scenarios:
         try:
             recorded = recorder.recorded(scenario)
         except NotRecorded as error:
             if unworked is not None and isinstance(error, Unworked):
                 unworked(scenario, error)
+                told += 1
             else:
                 explored.unexplored.append(f"{scenario.words}: {error}")
+                problems.append(error)
             continue
         explored.unexplored += [f"{scenario.words}: {name}" for name in recorded.unaligned]
+        told += 1
         yield recorded
+    if problems and not told:
+        raise problems[0]
 
 
 def cores() -> int:

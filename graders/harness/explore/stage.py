@@ -363,6 +363,9 @@ class Stage:
                 other for other in self.executions
                 if other.item is item and self._in_hand(other)
             )  # fmt: skip
+            if rivals and self._was_completed(item, rivals[0].call):
+                # Somebody has overwritten it since; it was no longer in anybody's hands.
+                state, rivals = COMPLETED, ()
             execution = Execution(call, item, state, rivals)
             self.executions.append(execution)
             if self.holds_call(execution):
@@ -380,19 +383,26 @@ class Stage:
 
         Who is late may still record what it has done: the one who took over has begun by then.
         """
-        self.sync()
-        earlier = [e.call for e in self.executions if e.item is item]
+        earlier = self.executed(item)
         if not earlier:
             return False
-        came = self.arrival(earlier[-1])
-        for event in self.history.events(h.ROW_CHANGED, since=came.n if came else 0):
-            if str(event.data["task"]) != item.id:
-                continue
+        for event in self._changes(item, earlier[-1].call):
             if event.data["old"] == PROCESSING and event.data["new"] in (PENDING, PROCESSING):
                 return True
             if event.data["new"] == COMPLETED:
                 return False
         return False
+
+    def _was_completed(self, item: Item, since: Call) -> bool:
+        """Whether the task was recorded as completed at any time since that call came."""
+        return any(event.data["new"] == COMPLETED for event in self._changes(item, since))
+
+    def _changes(self, item: Item, since: Call) -> list[h.Event]:
+        """The committed changes of a task since a call came, as far as the store tells of them."""
+        self.sync()
+        came = self.arrival(since)
+        return [event for event in self.history.events(h.ROW_CHANGED, since=came.n if came else 0)
+                if str(event.data["task"]) == item.id]
 
     def _in_hand(self, execution: Execution) -> bool:
         """Whether its worker lives, was not cut off, and has time left for what it does."""
