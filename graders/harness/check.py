@@ -28,6 +28,8 @@ CODES: Mapping[str, str] = {
     "memory-exhausted": "The worker used more memory than is allowed",
     "too-many-processes": "The worker started more processes than are allowed",
     "disk-filled": "The worker wrote more to the disk than is allowed",
+    "api-exited": "The API ended although nothing had told it to",
+    "api-never-ready": "The API never answered GET /health",
     # Starting
     "started-without-database": "The worker went on although it had no usable database",
     "status-0-on-refusal": "The worker refused to start, but with exit status 0",
@@ -49,6 +51,16 @@ CODES: Mapping[str, str] = {
     "busy-polling": "The worker does not wait its interval between empty polls",
     "slow-polling": "The worker waits much longer than its interval between empty polls",
     "unknown-type-executed": "A task of an unknown type was carried out",
+    "result-missing": "A job that was done has no result",
+    "result-wrong": "A job's result does not say what it should",
+    # Answering requests
+    "request-unanswered": "A request got no answer",
+    "wrong-status-code": "A request was answered with the wrong HTTP status",
+    "wrong-answer": "An answer does not say what it should",
+    "bad-input-accepted": "Input that cannot be used was accepted",
+    "server-error": "A request was answered with a server's error (5xx)",
+    "not-well-again": "The API did not become well again with its server",
+    "half-written": "A part of what belongs together was written, and the rest was not",
     # Stopping
     "task-dropped-on-stop": "The task in hand was dropped when the worker was told to stop",
     "wrong-exit-status": "The worker stopped, but not with exit status 0",

@@ -29,6 +29,9 @@ CALL_ARRIVED = "call-arrived"  # call: the world's Call
 CALL_ANSWERED = "call-answered"  # call: with its answer
 CALL_LOST = "call-lost"  # call: its caller hung up before it was answered
 CAP = "cap"  # cap: "output" | "memory" | "processes" | "files"; text says how much
+REQUEST_SENT = "request-sent"  # request: a client's Request to an API; to: the API's name
+REQUEST_ANSWERED = "request-answered"  # request: with its answer, or why there is none
+LOOKED = "looked"  # the grader's own question to an API has ended; shown nowhere
 NOTE = "note"  # anything a check wants to be seen in the timeline
 
 TURN = 0.2  # seconds of a wait that are counted at once

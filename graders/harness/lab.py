@@ -1,42 +1,32 @@
-"""What a check holds in its hands: tasks, workers, the outside world, and the history.
-
-Whatever a check does through these is told as a numbered step, whatever it expects and does not
-find becomes a Finding, with the evidence.
-"""
+"""What a check of the tasks table holds in its hands: tasks, rows, and the workers on them."""
 
 from __future__ import annotations
 
-import itertools
-import random
 import threading
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier
 
 from graders.harness import history as h
-from graders.harness.check import CouldNotGrade, Finding
+from graders.harness.check import CouldNotGrade
 from graders.harness.database import watch
-from graders.harness.results import Coverage, Evidence
-from graders.harness.wire import Step
+from graders.harness.results import Evidence
+from graders.harness.room import FINAL, HOUR, Room
+from graders.harness.steps import Step
+from graders.harness.wire_postgres import PostgresWire
 from graders.harness.worker import Worker
-from graders.harness.world import Call, World
-
-if TYPE_CHECKING:
-    from graders.harness.session import GradingSession
 
 TITLES = (
     "write the weekly report", "resize the photos", "send the invoices", "check the backups",
     "index the archive", "render the map", "count the votes", "translate the letter",
     "sort the mail", "test the alarm", "water the plants", "print the labels",
 )  # fmt: skip
-HOUR = 3600.0
-FINAL = ("completed", "failed")
 ROW_NEWS = (h.ROW_CHANGED, h.CALL_ARRIVED, h.EXIT)  # after these a row is looked at again
 
 
@@ -53,52 +43,25 @@ class Task:
         return self.label
 
 
-class Lab:
-    """One check's own database, world, workers and history."""
+class Lab(Room):
+    """One check's own tasks table in PostgreSQL, world, processes and history."""
 
-    def __init__(self, session: GradingSession, check_name: str) -> None:
-        self.session = session
-        self.check_name = check_name
-        self.budgets = session.budgets
-        self.history = h.History()
-        self.steps: list[str] = []
-        self.coverage: Coverage | None = None  # of an exploration
+    def open(self) -> None:
         self.uses_again = False  # whether its database is to serve another one after it
-        self.shown: tuple[h.Event, ...] | None = None  # of the moment that broke in one
-        self.workers: list[Worker] = []
-        self._random = random.Random(f"{session.options.seed} {check_name}")
-        self._labels = itertools.count(1)
-        self._tasks: dict[str, Task] = {}
         self._born = datetime.now(UTC) - timedelta(hours=2)
         self._admin: psycopg.Connection | None = None
         self._admin_lock = threading.Lock()
-        self._closing: list[Callable[[], Any]] = []
-        try:
-            self.database = session.databases.new()
-            self._watch = watch(self.database, session.loop, self.history)
-            self._closing.append(self._watch.close)
-            self._world = World(session.loop, self.history)
-            self._world.start()
-            self._closing.append(self._world.stop)
-            self.world = OutsideWorld(self, self._world)
-        except BaseException:
-            self.close()
-            raise
+        self.database = self.session.databases.new()
+        self._watch = watch(self.database, self.session.loop, self.history)
+        self._closing.append(self._watch.close)
 
-    @property
-    def outside(self) -> World:
-        """The world itself, for what needs more than a check does."""
-        return self._world
-
-    # Telling what happened
-
-    def tell(self, text: str) -> None:
-        """Add a numbered step: a sentence in the past tense about what the check has done."""
-        self.steps.append(text)
-
-    def events_to_show(self) -> list[h.Event]:
-        """The events of which the timeline of a failure is made."""
-        return self.history.events() if self.shown is None else list(self.shown)
+    def proxy(self, name: str) -> tuple[PostgresWire, dict[str, str]]:
+        server = self.session.services.postgres
+        wire = PostgresWire(
+            self.session.loop, self.history, name, (server.host, server.port)
+        )
+        port = wire.start()
+        return wire, {"DATABASE_URL": self.database.worker_url("127.0.0.1", port)}
 
     # Tasks
 
@@ -117,7 +80,7 @@ class Lab:
             title=title or TITLES[(number - 1) % len(TITLES)],
             type=type,
         )
-        self._tasks[task.id] = task
+        self._known[task.id] = task
         created = self._born + timedelta(seconds=number)
         if age is not None:
             created = datetime.now(UTC) - timedelta(seconds=age)
@@ -134,25 +97,16 @@ class Lab:
         self.tell(f"Added the pending task {task.label}{kind}: “{task.title}”.")
         return task
 
-    def adopt(self, task_id: str, label: str) -> None:
-        """Know a task that another lab has made, by the name it had there."""
-        self.history.add(h.TASK_ADDED, "grader", f"gives {label}", task=task_id, label=label)
-
     def sync(self) -> None:
         """Return once every change committed so far is in the history."""
         self._watch.sync(self.budgets.work)
 
-    def end_backends(self, backends: Iterable[int]) -> None:
+    def end_sessions(self, backends: Iterable[int]) -> None:
         """Terminate these sessions of PostgreSQL and wait until they are gone (at most 5 s)."""
         self.sql(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = ANY(%s)",
             (list(backends),),
         )
-
-    def label(self, task_id: str | None) -> str:
-        """What a task is called in findings."""
-        task = self._tasks.get(str(task_id))
-        return task.label if task else f"task {task_id}"
 
     def row(self, task: Task) -> dict[str, Any] | None:
         """The task's row as it is committed now; None if it is gone."""
@@ -171,6 +125,9 @@ class Lab:
             )  # fmt: skip
         return Evidence("The rows as they are now" if len(tasks) > 1 else "The row as it is now",
                         tuple(lines))  # fmt: skip
+
+    def evidence(self, *works: Task) -> Evidence:
+        return self.row_evidence(*works)
 
     def order_evidence(self, due: Iterable[Task]) -> Evidence:
         """When each of these tasks was created, oldest first."""
@@ -231,10 +188,11 @@ class Lab:
         row = self.row(task)
         return row["status"] if row and row["status"] in FINAL else None
 
-    def caller_again(self, task: Task) -> str | None:
-        """The name of a worker that has executed the task more than once; None if none has."""
-        callers = [call.process for call in self.world.calls_of(task)]
-        return next((who for who in callers if callers.count(who) > 1), None)
+    def ended_at(self, task_id: str) -> int | None:
+        return next(
+            (e.n for e in self.history.events(h.ROW_CHANGED)
+             if str(e.data["task"]) == task_id and e.data["new"] in FINAL), None,
+        )  # fmt: skip
 
     def wait_for_row(self, task: Task, wanted: Callable[[dict], bool]) -> dict | None:
         """Wait, within the work budget, until the task's row is as wanted; returns it, or None."""
@@ -280,6 +238,7 @@ class Lab:
         name = f"worker-{len(self.workers) + 1}"
         worker = Worker(self, name)
         self.workers.append(worker)
+        self.programs.append(worker)
         worker.start(poll_interval, stuck_after, hold, env or {}, hold_before)
         number = len(self.steps)
         told = f"; {told}" if told else ""
@@ -288,20 +247,6 @@ class Lab:
             worker.expect_ready()
             self.steps[number] = f"Started {name}{told}; it connected and polled."
         return worker
-
-    # Findings
-
-    def finding(
-        self,
-        code: str,
-        expected: str,
-        seen: str,
-        *evidence: Evidence | None,
-        at: h.Event | None = None,
-    ) -> Finding:
-        """A finding, told in the history too: the timeline points at `at`, or at this moment."""
-        self.history.add(h.NOTE, "grader", f"this broke: {code}", code=code, broke=True, event=at)
-        return Finding(code, expected, seen, [e for e in evidence if e is not None and e.lines])
 
     # The grader's own connection
 
@@ -342,134 +287,6 @@ class Lab:
         """Backends whose locks this backend waits for (pg_blocking_pids)."""
         return self.sql("SELECT pg_blocking_pids(%s) AS pids", (backend,))[0]["pids"]
 
-    def close(self) -> None:
-        """End every process, connection and listener of this check."""
-        for worker in self.workers:
-            worker.close()
+    def before_close(self) -> None:
         if self.uses_again and self._admin is not None and not self._admin.closed:
             self.database.use_again(self._admin)
-        for close in reversed(self._closing):
-            try:
-                close()
-            except Exception as error:  # the next one is to be closed all the same
-                self.history.add(h.NOTE, "grader", f"closing failed: {error}")
-        self._closing.clear()
-        self.history.close()
-
-
-class OutsideWorld:
-    """The world outside, as a check sees it: calls come in, and are held until it lets them go."""
-
-    def __init__(self, lab: Lab, world: World) -> None:
-        self._lab = lab
-        self._world = world
-
-    def url(self, process: str) -> str:
-        """The WORK_URL of one process."""
-        return self._world.url(process)
-
-    @property
-    def calls(self) -> list[Call]:
-        """Every call so far, in the order in which they came."""
-        return list(self._world.calls)
-
-    def calls_of(self, task: Task) -> list[Call]:
-        """The executions of one task."""
-        return [call for call in self._world.calls if call.task_id == task.id]
-
-    def arrival(self, call: Call) -> h.Event | None:
-        """The event at which a call came in."""
-        came = self._lab.history.events(h.CALL_ARRIVED)
-        return next((event for event in came if event.data["call"] is call), None)
-
-    def answer_all(self, policy: Any = "finish") -> None:
-        """From now on answer every call at once: "finish", "fail", or a function of the call."""
-        self._world.policy = policy
-        self._world.release_all()
-        if policy == "finish":
-            self._lab.tell("From here on the outside world finishes every call at once.")
-
-    def next_call(self, task: Task | None = None, worker: Worker | None = None) -> HeldCall:
-        """The next call (for this task, by this worker), which is held until it is answered."""
-        call = self.wait_call(task, worker, self._lab.budgets.work)
-        if call is not None:
-            return call
-        lab = self._lab
-        what = f"the work of {task}" if task else "the work of a task"
-        who = worker.name if worker else "the worker"
-        expected = f"{who[:1].upper()}{who[1:]} does {what} (calls the outside world)."
-        workers = [worker] if worker else lab.workers
-        status = lab.final_status(task) if task else None
-        if status is None:
-            for each in workers:
-                each.fail_if_ended(expected)
-        raise lab.finding(
-            "task-wrongly-completed" if status == "completed" else "task-never-executed",
-            expected,
-            f"No such call came, and {task} is marked “{status}” all the same." if status
-            else f"No such call came in {lab.budgets.work:.0f} s.",
-            self.refused_evidence(),
-            lab.row_evidence(task) if task else None,
-            *(w.statement_evidence() for w in workers),
-            *(w.log_evidence() for w in workers),
-        )  # fmt: skip
-
-    def refused_evidence(self) -> Evidence:
-        """Requests that were no call, and why."""
-        notes = [e for e in self._lab.history.events(h.NOTE) if e.data.get("malformed")]
-        return Evidence("Requests that were no call", tuple(f"{e.who} {e.text}" for e in notes[:5]))
-
-    def wait_call(
-        self, task: Task | None, worker: Worker | None, timeout: float
-    ) -> HeldCall | None:
-        """As next_call, but None when none came, or when none can come any more.
-
-        That is so when everybody who could call has ended, or has got the task's row to its final
-        status and polled twice since.
-        """
-        callers = [worker] if worker else self._lab.workers
-        task_id = task.id if task else None
-        process = worker.name if worker else None
-
-        def came(_: Iterable[h.Event]) -> Any:
-            call = self._world.next_call(task_id, process, timeout=0)
-            return call or (callers and not any(could_call(each) for each in callers))
-
-        def could_call(each: Worker) -> bool:
-            if not each.alive or task is None:
-                return each.alive
-            ended = next(
-                (e.n for e in self._lab.history.events(h.ROW_CHANGED)
-                 if str(e.data["task"]) == task.id and e.data["new"] in FINAL), None,
-            )  # fmt: skip
-            return ended is None or each.polls(since=ended) < 2
-
-        found = self._lab.history.wait_until(came, timeout)
-        if not isinstance(found, Call):
-            return None
-        self._lab.tell(
-            f"{found.process} called the outside world for {self._lab.label(found.task_id)};"
-            " the call was held."
-        )
-        return HeldCall(self._lab, found)
-
-
-class HeldCall:
-    """A worker's call of the outside world, held until the check answers it."""
-
-    def __init__(self, lab: Lab, call: Call) -> None:
-        self._lab = lab
-        self._call = call
-        self.task_id = call.task_id
-        self.process = call.process
-        self.label = lab.label(call.task_id)
-
-    def finish(self) -> None:
-        """Answer it: the work is done."""
-        self._lab.tell(f"Let the call of {self.label} finish.")
-        self._call.finish()
-
-    def fail(self) -> None:
-        """Answer it with status 500: the work has failed."""
-        self._lab.tell(f"Answered the call of {self.label} with status 500: its work has failed.")
-        self._call.fail()

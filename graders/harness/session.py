@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import shutil
@@ -24,16 +25,19 @@ from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
 from graders.harness.database import DatabaseFactory
 from graders.harness.history import History
+from graders.harness.jobs import JobsLab, Keyspaces
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.lab import Lab
 from graders.harness.loop import LoopThread
 from graders.harness.process import Caps, Process
 from graders.harness.report import json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
+from graders.harness.room import Room
 from graders.harness.submission import Submission, SubmissionError, base_env
 
 STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
 SPARE_CONNECTIONS = 40  # for the checks beside them
+_runs = itertools.count(1)
 LEAST_SPACE = 4 * 2**20  # bytes; with less, a server's errors are the disk's and not the worker's
 
 
@@ -99,7 +103,7 @@ class GradingSession:
         self._started = datetime.now(UTC)
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
-        self._labs: set[Lab] = set()
+        self._labs: set[Room] = set()
         self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="check")
         # Explorations mostly wait for trials, which run in threads of their own.
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
@@ -113,6 +117,7 @@ class GradingSession:
         self.loop: LoopThread | None = None
         self.services: servers.Services | None = None
         self.databases: DatabaseFactory | None = None
+        self.keyspaces: Keyspaces | None = None
         self.submission: Submission | None = None
         self.run_dir: Path | None = None
 
@@ -162,16 +167,23 @@ class GradingSession:
         )
         self.servers_seconds = time.monotonic() - began
         self.notes.extend(self.services.notes)
-        schema = (settings.ROOT / "labs" / self.lab_name / "schema.sql").read_text()
-        self.databases = DatabaseFactory(self.services.postgres, schema, f"{os.getpid()}")
-        # Each needs some connections: two of ours, and those of its workers.
-        room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
-        self.stages = threading.Semaphore(max(4, min(room, 8 * (os.cpu_count() or 2) + 8)))
+        most = 8 * (os.cpu_count() or 2) + 8
+        if self.services.redis is not None:
+            self.keyspaces = Keyspaces(self.services.redis)
+        if self.services.postgres is not None:
+            # One process may hold several runs, on one server.
+            run = f"{os.getpid()}x{next(_runs)}"
+            self.databases = DatabaseFactory(self.services.postgres, self.info.schema_sql, run)
+            # Each needs some connections: two of ours, and those of its workers.
+            room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
+            most = max(4, min(room, most))
+        self.stages = threading.Semaphore(most)
 
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)
-        # One without a worker is refused here, before anything is started.
-        self.submission.command("worker", {})
+        # One without the roles of this lab is refused here, before anything is started.
+        for role in self.info.roles:
+            self.submission.command(role, {})
         self.submission.build(self.keeper, self.environment())
 
     def _measure_start(self) -> float:
@@ -195,14 +207,22 @@ class GradingSession:
         """The environment of a student process, without the variables of its role."""
         return base_env(Path(sys.executable).parent, self.run_dir)
 
+    def room(self, check_name: str) -> Room:
+        """What a check of this lab holds in its hands."""
+        return (Lab if "postgres" in self.info.services else JobsLab)(self, check_name)
+
     def spawn(
-        self, role: str, marker: str, name: str, env: dict[str, str], history: History
+        self, role: str, marker: str, name: str, env: dict[str, str], history: History,
+        arguments: tuple[str, ...] = (),
     ) -> Process:
-        """Start a process of the submission. Raises Finding if its command cannot be started."""
+        """Start a process of the submission, with `arguments` after those of its Procfile.
+
+        Raises Finding if its command cannot be started.
+        """
         private = self.run_dir / "tmp" / marker
         private.mkdir(parents=True, exist_ok=True)
         env = {**env, "TMPDIR": str(private)}
-        argv = self.submission.command(role, env)
+        argv = [*self.submission.command(role, env), *arguments]
         self.processes_started += 1
         try:
             return Process.start(
@@ -265,7 +285,7 @@ class GradingSession:
         lab = None
         verdict, reason, finding = results.PASSED, "", None
         try:
-            lab = Lab(self, check.name)
+            lab = self.room(check.name)
             with self._lock:
                 self._labs.add(lab)
             check.run(lab)

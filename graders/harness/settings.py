@@ -47,6 +47,7 @@ class Lab:
     prerequisites: str = ""
     services: tuple[str, ...] = ()  # "postgres", "redis"
     package: str = "worker"  # the package that a student fills in
+    roles: tuple[str, ...] = ("worker",)  # of the Procfile, without which nothing can be graded
     exercises: dict[str, str] = field(default_factory=dict)  # "3a" -> its title, in order
 
     @property
@@ -113,6 +114,7 @@ def _read_lab(path: Path) -> Lab:
         prerequisites=told.get("prerequisites", ""),
         services=tuple(told.get("services", ())),
         package=told.get("package", "worker"),
+        roles=tuple(told.get("roles", ("worker",))),
         exercises=dict(told.get("exercises", {})),
     )
 

@@ -12,7 +12,6 @@ from graders.harness.lab import Lab
 from graders.harness.results import Evidence
 from graders.harness.steps import Step
 from graders.harness.wire import Wire
-from graders.harness.wire_postgres import PostgresWire
 from graders.harness.worker import asks_for_tasks
 
 if TYPE_CHECKING:
@@ -41,12 +40,8 @@ class TasksStage(Stage):
         super().__init__(session, id, self.lab.history, self.lab.outside)
 
     def proxies(self, name: str) -> tuple[list[Wire], dict[str, str]]:
-        server = self.session.services.postgres
-        wire = PostgresWire(
-            self.session.loop, self.history, name, (server.host, server.port)
-        )
-        port = wire.start()
-        return [wire], {"DATABASE_URL": self.lab.database.worker_url("127.0.0.1", port)}
+        wire, named = self.lab.proxy(name)
+        return [wire], named
 
     def variables(self, timing: Timing) -> dict[str, str]:
         return {
@@ -100,7 +95,7 @@ class TasksStage(Stage):
         self.lab.sync()
 
     def end_sessions(self, player: Player) -> None:
-        self.lab.end_backends(player.backends)
+        self.lab.end_sessions(player.backends)
 
     def is_poll(self, step: Step) -> bool:
         return asks_for_tasks(step)

@@ -12,7 +12,7 @@ from graders.harness.explore.record import NotRecorded
 from graders.harness.explore.stage import Setting
 
 if TYPE_CHECKING:
-    from graders.harness.lab import Lab
+    from graders.harness.room import Room
 
 EXPLORATIONS: dict[str, tuple[Callable[..., Explored], str]] = {
     "crash": (crash.explore, crash.EXPECTED),
@@ -22,7 +22,7 @@ EXPLORATIONS: dict[str, tuple[Callable[..., Explored], str]] = {
 }
 
 
-def explore(lab: Lab, kind: str, setting: Setting) -> None:
+def explore(lab: Room, kind: str, setting: Setting) -> None:
     """Explore every moment of one kind; raises the finding of the first that broke."""
     run, expected = EXPLORATIONS[kind]
     step = lab.session.options.step

@@ -28,6 +28,7 @@ LONGEST_PERIOD = 6  # rows of a repeated poll
 
 SERVERS = {"postgres": "PostgreSQL", "redis": "Redis"}
 WORLD = "world"
+CLIENT = "client"
 GRADER = "grader"
 LOG = "log: "
 PREPARE = "prepare"  # a statement is only parsed: no news, unless something went wrong
@@ -157,6 +158,9 @@ class _Teller:
             h.CALL_ARRIVED: self.call_arrived,
             h.CALL_ANSWERED: self.call_answered,
             h.CALL_LOST: self.call_lost,
+            h.REQUEST_SENT: self.request,
+            h.REQUEST_ANSWERED: self.request,
+            h.LOOKED: lambda _: None,
         }
         for event in self.events:
             tellers.get(event.kind, self.other)(event)
@@ -337,6 +341,11 @@ class _Teller:
                 self.add(event, f"{name} ends the connection", lane=server, to=event.who)
         else:
             self.add(event, f"its connection to {name} is cut")
+
+    # -- what a client asks an API
+
+    def request(self, event: Event) -> None:
+        self.add(event, self.words(event.text), to=event.data["to"])
 
     # -- what became of tasks
 
@@ -570,7 +579,7 @@ def _lane_name(lane: str) -> str:
 def _lanes(timeline: Sequence[TimelineRow]) -> list[str]:
     seen = {lane for row in timeline for lane in (row.lane, row.to) if lane and lane != GRADER}
     fixed = [*SERVERS, WORLD]
-    processes = sorted(seen - set(fixed), key=_natural)
+    processes = sorted(seen - set(fixed), key=lambda name: (name != CLIENT, _natural(name)))
     return processes + [lane for lane in fixed if lane in seen]
 
 

@@ -1,0 +1,234 @@
+"""A student's API in a check: its process, and requests to it as a client makes them.
+
+A request is told in the history (who: "client"), so that a timeline shows client, API and store
+side by side. Requests are made by http.client, one connection each: nothing is tried twice, and
+nothing is made well that was not.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from graders.harness import history as h
+from graders.harness.program import Program
+from graders.harness.results import Evidence
+from graders.harness.steps import Step
+
+CLIENT = "client"
+SHOWN = 160  # characters of a body in a message
+# Below the ports that the kernel gives to outgoing connections, on Linux and macOS alike.
+PORTS = range(20_000, 32_000)
+LOOK_AGAIN = 0.02  # seconds between two looks whether an API listens already
+
+_given: set[int] = set()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a request."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None if it is none (or is null)."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    @property
+    def shown(self) -> str:
+        """The status and the body, in a line."""
+        text = " ".join(self.body.decode("utf-8", "backslashreplace").split())
+        return f"{self.status} {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}".rstrip()
+
+
+@dataclass(eq=False)
+class Request:
+    """One request, sent or on its way. `answer` is there once it has come."""
+
+    method: str
+    path: str
+    body: bytes | None
+    answer: Answer | None = None
+    problem: str = ""  # why there is none: "the connection was refused"
+    _done: Future[None] = field(default_factory=Future, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether its answer has come, or can come no more."""
+        return self._done.done()
+
+    @property
+    def shown(self) -> str:
+        """The method, the path and the body, in a line."""
+        text = "" if self.body is None else self.body.decode("utf-8", "backslashreplace")
+        text = " ".join(text.split())
+        more = f" {text[:SHOWN]}{'…' if len(text) > SHOWN else ''}" if text else ""
+        return f"{self.method} {self.path[:SHOWN]}{more}"
+
+
+class Api(Program):
+    """An API that a check has started. Its requests may be made by several threads."""
+
+    role = "api"
+    exited = "api-exited"
+
+    def start(self, env: dict[str, str | None], hold: Callable[[Step], bool] | None) -> None:
+        """Start it on a free port. Does not wait for anything."""
+        self.port = free_port()
+        self.store = self.lab.store
+        self._senders = ThreadPoolExecutor(64, thread_name_prefix="client")
+        self.run({"PORT": str(self.port), "WORKER_ID": None, **env}, hold=hold)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    # Requests
+
+    def send(
+        self, method: str, path: str, data: Any = None, *, body: bytes | None = None,
+        headers: Mapping[str, str] | None = None, told: bool = True, timeout: float | None = None,
+    ) -> Request:
+        """Send a request and return at once. `data` is sent as JSON, `body` as it is.
+
+        `timeout` (seconds, by default the work budget) bounds each wait for the API.
+        """
+        if body is None and data is not None:
+            body = json.dumps(data).encode()
+        request = Request(method, path, body)
+        if told:
+            self.lab.history.add(h.REQUEST_SENT, CLIENT, request.shown, request=request,
+                                 to=self.name)
+        timeout = self.lab.budgets.work if timeout is None else timeout
+        self._senders.submit(self._exchange, request, dict(headers or {}), timeout, told)
+        return request
+
+    def request(
+        self, method: str, path: str, data: Any = None, *, body: bytes | None = None,
+        headers: Mapping[str, str] | None = None, timeout: float | None = None,
+    ) -> Answer:
+        """Send a request and wait for its answer. Raises a Finding when none comes."""
+        return self.answer_of(
+            self.send(method, path, data, body=body, headers=headers, timeout=timeout)
+        )
+
+    def answer_of(self, request: Request) -> Answer:
+        """The answer to a request that was sent. Raises a Finding when none comes."""
+        answer = self.wait_answer(request)
+        if answer is not None:
+            return answer
+        expected = f"{request.shown} is answered."
+        self.fail_if_ended(expected, although_stopping=True)
+        raise self.lab.finding(
+            "request-unanswered", expected, f"No answer came: {request.problem}.",
+            self.statement_evidence(), self.log_evidence(),
+        )  # fmt: skip
+
+    def wait_answer(self, request: Request, budget: float | None = None) -> Answer | None:
+        """The answer to a request; None when none came (`problem` says why)."""
+        budget = 3 * self.lab.budgets.work if budget is None else budget
+        self.lab.history.wait_until(lambda _: request.over, budget)
+        if not request.over:
+            request.problem = f"it was still on its way {budget:.0f} s later"
+        return request.answer
+
+    def _exchange(
+        self, request: Request, headers: dict[str, str], timeout: float, told: bool
+    ) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            if request.body is not None:
+                headers.setdefault("Content-Type", "application/json")
+            connection.request(request.method, request.path, request.body, headers)
+            came = connection.getresponse()
+            request.answer = Answer(came.status, dict(came.getheaders()), came.read())
+        except ConnectionRefusedError:
+            request.problem = "the connection was refused"
+        except TimeoutError:
+            request.problem = f"nothing came for {timeout:.0f} s"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            request.problem = f"the connection broke off ({type(error).__name__})"
+        finally:
+            connection.close()
+            request._done.set_result(None)
+            if told:
+                text = request.answer.shown if request.answer else f"no answer: {request.problem}"
+                self.lab.history.add(h.REQUEST_ANSWERED, self.name, text, request=request,
+                                     to=CLIENT)
+            else:
+                self.lab.history.add(h.LOOKED, CLIENT, "looked whether it answers")
+
+    # What is expected of it
+
+    def answers(self) -> Answer | None:
+        """What GET /health is answered now, not told in the history; None if nothing is."""
+        request = self.send("GET", "/health", told=False)
+        return self.wait_answer(request)
+
+    def expect_ready(self) -> None:
+        """GET /health is answered, whatever the answer, within the boot budget."""
+        lab = self.lab
+        left = lab.budgets.boot
+        last = ""
+        while True:
+            began = lab.history.now()
+            request = self.send("GET", "/health", told=False, timeout=max(left, 1.0))
+            if self.wait_answer(request, max(left, 1.0)) is not None:
+                return
+            expected = f"{self.name} starts, and answers GET /health on the port that PORT names."
+            self.fail_if_ended(expected)
+            last = request.problem
+            # Not a moment to hit: only so that a start is not slowed by our asking.
+            lab.history.wait(lambda e: e.kind == h.EXIT, LOOK_AGAIN, len(lab.history))
+            left -= min(max(lab.history.now() - began, LOOK_AGAIN), 2.0)
+            if left <= 0 or lab.session.stopping:
+                break
+        raise lab.finding(
+            "api-never-ready", expected,
+            f"In {lab.budgets.boot:.0f} s it did not: {last}.", self.log_evidence(),
+        )  # fmt: skip
+
+    def exchange_evidence(self, request: Request) -> Evidence:
+        """A request and what was answered."""
+        came = request.answer.shown if request.answer else f"(no answer: {request.problem})"
+        return Evidence("The request and its answer", (request.shown, f"-> {came}"))
+
+    def close(self) -> None:
+        """End its process, its proxy and what is still being asked."""
+        super().close()
+        if hasattr(self, "_senders"):
+            self._senders.shutdown(wait=False, cancel_futures=True)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses, and that is given to nobody else in this run."""
+    with _lock:
+        while True:
+            port = random.choice(PORTS)
+            if port in _given:
+                continue
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            _given.add(port)
+            if len(_given) > len(PORTS) // 2:
+                _given.clear()
+            return port
