@@ -30,6 +30,7 @@ CODES: Mapping[str, str] = {
     "disk-filled": "The worker wrote more to the disk than is allowed",
     "api-exited": "The API ended although nothing had told it to",
     "api-never-ready": "The API never answered GET /health",
+    "migration-failed": "A migration ended, and not with exit status 0",
     # Starting
     "started-without-database": "The worker went on although it had no usable database",
     "status-0-on-refusal": "The worker refused to start, but with exit status 0",

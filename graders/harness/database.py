@@ -120,11 +120,16 @@ class DatabaseFactory:
     """Makes databases from one template, some of them ahead of time.
 
     Works for a superuser, and for a role with CREATEDB and CREATEROLE. Everything it makes is
-    named `worker_labs_<run>…`. Raises ServerError when the server refuses.
+    named `worker_labs_<run>…`. Raises ServerError when the server refuses. With `owned` the
+    databases belong to the worker's role, which may then create what it likes in them.
     """
 
-    def __init__(self, server: Server, schema_sql: str, run_id: str, ahead: int = AHEAD) -> None:
+    def __init__(
+        self, server: Server, schema_sql: str, run_id: str, ahead: int = AHEAD,
+        owned: bool = False,
+    ) -> None:
         self.server = server
+        self._owned = owned
         self.run = re.sub(r"[^a-z0-9]", "", run_id.lower())[:16] or secrets.token_hex(4)
         self.worker_user = f"{PREFIX}{self.run}_worker"
         self.worker_password = secrets.token_hex(12)
@@ -216,6 +221,8 @@ class DatabaseFactory:
                     "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {0}"
                 ).format(worker)
             )
+            if self._owned:
+                template.execute(sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(worker))
         # CREATE DATABASE waits in steps of 100 ms for sessions of the template to end.
         poll(
             lambda: _one(
@@ -235,6 +242,11 @@ class DatabaseFactory:
         """
         new = self._admin.info.server_version >= 150000
         return sql.SQL("STRATEGY file_copy" if new and self.server.disposable else "")
+
+    def _owner(self) -> sql.Composable:
+        if not self._owned:
+            return sql.SQL("")
+        return sql.SQL("OWNER {}").format(sql.Identifier(self.worker_user))
 
     # In the background
 
@@ -260,9 +272,9 @@ class DatabaseFactory:
                 number += 1
                 name = f"{PREFIX}{self.run}_{number}"
                 self._admin.execute(
-                    sql.SQL("CREATE DATABASE {} TEMPLATE {} {} CONNECTION LIMIT {}").format(
+                    sql.SQL("CREATE DATABASE {} TEMPLATE {} {} CONNECTION LIMIT {} {}").format(
                         sql.Identifier(name), sql.Identifier(self._template),
-                        self._strategy(), sql.Literal(CONNECTION_LIMIT),
+                        self._strategy(), sql.Literal(CONNECTION_LIMIT), self._owner(),
                     )
                 )
             except (psycopg.Error, OSError) as error:

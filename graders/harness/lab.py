@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,7 +16,8 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
-from graders.harness.database import watch
+from graders.harness.database import Database, watch
+from graders.harness.migration import Migration
 from graders.harness.results import Evidence
 from graders.harness.room import FINAL, HOUR, Room
 from graders.harness.steps import Step
@@ -55,13 +57,59 @@ class Lab(Room):
         self._watch = watch(self.database, self.session.loop, self.history)
         self._closing.append(self._watch.close)
 
-    def proxy(self, name: str) -> tuple[PostgresWire, dict[str, str]]:
+    def proxy(
+        self, name: str, database: Database | None = None
+    ) -> tuple[PostgresWire, dict[str, str]]:
         server = self.session.services.postgres
         wire = PostgresWire(
             self.session.loop, self.history, name, (server.host, server.port)
         )
         port = wire.start()
-        return wire, {"DATABASE_URL": self.database.worker_url("127.0.0.1", port)}
+        url = (database or self.database).worker_url("127.0.0.1", port)
+        return wire, {"DATABASE_URL": url}
+
+    # Migrations
+
+    def empty_database(self) -> Database:
+        """One more database, with nothing in it, which the student's role owns."""
+        database = self.session.empty_database()
+        self._closing.append(database.drop)
+        return database
+
+    def migrate(
+        self,
+        direction: str,
+        database: Database,
+        *,
+        wait: bool = True,
+        hold: Callable[[Step], bool] | None = None,
+        env: dict[str, str | None] | None = None,
+        folder: Path | None = None,
+        told: str = "",
+    ) -> Migration:
+        """Run the submission's migrations, "up" or "down"; waits until they end with status 0.
+
+        Without `wait` it only starts them. `folder` is where they are run (see
+        GradingSession.private_copy), `told` is added to the step that tells of it.
+        """
+        number = 1 + sum(isinstance(each, Migration) for each in self.programs)
+        migration = Migration(self, f"migrate-{number}", direction, database)
+        self.programs.append(migration)
+        migration.start(hold=hold, env=env or {}, folder=folder)
+        self.tell(f"Ran migrate {direction} ({migration.name}){f'; {told}' if told else ''}.")
+        if wait:
+            migration.expect_success()
+        return migration
+
+    def catalogue(
+        self, database: Database, query: str, params: Any = None
+    ) -> list[dict[str, Any]]:
+        """Ask a database as the server's administrator; rows as dictionaries."""
+        with psycopg.connect(
+            database.admin_url, autocommit=True, row_factory=dict_row
+        ) as connection:
+            cursor = connection.execute(query, params)
+            return cursor.fetchall() if cursor.description else []
 
     # Tasks
 

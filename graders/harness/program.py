@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
@@ -54,13 +55,15 @@ class Program:
         hold: Callable[[Step], bool] | None = None,
         hold_before: Callable[[Step], bool] | None = None,
         arguments: tuple[str, ...] = (),
+        cwd: Path | None = None,
     ) -> None:
         """Start it behind its proxy. Does not wait for anything.
 
-        `variables` come on top of those that name its store; None removes one.
+        `variables` come on top of those that name its store; None removes one. `cwd` is the folder
+        that it is started in, by default the copy of the submission.
         """
         lab, session = self.lab, self.lab.session
-        self.wire, named = self.lab.proxy(self.name)
+        self.wire, named = self.proxied()
         if hold is not None:
             self._hold, self._holds = self.wire.hold(hold, when="after", times=None), hold
         elif hold_before is not None:
@@ -73,8 +76,12 @@ class Program:
                 environment[key] = value
         self.process = session.spawn(
             self.role, f"{lab.check_name}.{self.name}", self.name, environment, lab.history,
-            arguments,
+            arguments, cwd,
         )
+
+    def proxied(self) -> tuple[Wire, dict[str, str]]:
+        """Its started proxy, and the variables that name its store to it."""
+        return self.lab.proxy(self.name)
 
     # What it is
 

@@ -23,7 +23,7 @@ import graders
 from graders.harness import answers, results, servers, settings
 from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
-from graders.harness.database import DatabaseFactory
+from graders.harness.database import Database, DatabaseFactory
 from graders.harness.history import History
 from graders.harness.jobs import JobsLab, Keyspaces
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
@@ -117,6 +117,7 @@ class GradingSession:
         self.loop: LoopThread | None = None
         self.services: servers.Services | None = None
         self.databases: DatabaseFactory | None = None
+        self._empty_databases: DatabaseFactory | None = None
         self.keyspaces: Keyspaces | None = None
         self.submission: Submission | None = None
         self.run_dir: Path | None = None
@@ -207,17 +208,33 @@ class GradingSession:
         """The environment of a student process, without the variables of its role."""
         return base_env(Path(sys.executable).parent, self.run_dir)
 
+    def empty_database(self) -> Database:
+        """A database with nothing in it, which the student's role owns."""
+        with self._lock:
+            if self._empty_databases is None:
+                self._empty_databases = DatabaseFactory(
+                    self.services.postgres, "", f"{os.getpid()}x{next(_runs)}", ahead=1, owned=True
+                )
+        return self._empty_databases.new()
+
+    def private_copy(self, name: str) -> Path:
+        """A copy of the submission for one check alone, which may change it."""
+        private = self.run_dir / "copies" / name
+        shutil.copytree(self.submission.copy, private, symlinks=True)
+        return private
+
     def room(self, check_name: str) -> Room:
         """What a check of this lab holds in its hands."""
         return (Lab if "postgres" in self.info.services else JobsLab)(self, check_name)
 
     def spawn(
         self, role: str, marker: str, name: str, env: dict[str, str], history: History,
-        arguments: tuple[str, ...] = (),
+        arguments: tuple[str, ...] = (), cwd: Path | None = None,
     ) -> Process:
         """Start a process of the submission, with `arguments` after those of its Procfile.
 
-        Raises Finding if its command cannot be started.
+        `cwd` is the folder it is started in, by default the copy that is graded. Raises Finding if
+        its command cannot be started.
         """
         private = self.run_dir / "tmp" / marker
         private.mkdir(parents=True, exist_ok=True)
@@ -226,7 +243,8 @@ class GradingSession:
         self.processes_started += 1
         try:
             return Process.start(
-                self.keeper, self.loop, history, name, argv, env, self.submission.copy, Caps()
+                self.keeper, self.loop, history, name, argv, env, cwd or self.submission.copy,
+                Caps(),
             )
         except KeeperLost as error:
             raise CouldNotGrade(str(error)) from None
@@ -386,6 +404,7 @@ class GradingSession:
             pool.shutdown(wait=complete, cancel_futures=True)
         for close in (
             self.databases and self.databases.close,
+            self._empty_databases and self._empty_databases.close,
             self.services and self.services.stop,
             self.loop and self.loop.stop,
             self.keeper and self.keeper.close,
