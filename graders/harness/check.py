@@ -61,6 +61,8 @@ CODES: Mapping[str, str] = {
     "bad-input-accepted": "Input that cannot be used was accepted",
     "server-error": "A request was answered with a server's error (5xx)",
     "not-well-again": "The API did not become well again with its server",
+    "act-failed": "What the exploration starts from does not work, although nothing disturbs it",
+    "stored-twice": "One request was stored twice",
     "half-written": "A part of what belongs together was written, and the rest was not",
     # Stopping
     "task-dropped-on-stop": "The task in hand was dropped when the worker was told to stop",

@@ -49,7 +49,6 @@ class Lab(Room):
     """One check's own tasks table in PostgreSQL, world, processes and history."""
 
     def open(self) -> None:
-        self.uses_again = False  # whether its database is to serve another one after it
         self._born = datetime.now(UTC) - timedelta(hours=2)
         self._admin: psycopg.Connection | None = None
         self._admin_lock = threading.Lock()
@@ -334,6 +333,9 @@ class Lab(Room):
     def blocked_by(self, backend: int) -> list[int]:
         """Backends whose locks this backend waits for (pg_blocking_pids)."""
         return self.sql("SELECT pg_blocking_pids(%s) AS pids", (backend,))[0]["pids"]
+
+    def is_blocked(self, backend: int | None) -> bool:
+        return backend is not None and bool(self.blocked_by(backend))
 
     def before_close(self) -> None:
         if self.uses_again and self._admin is not None and not self._admin.closed:

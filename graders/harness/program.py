@@ -149,6 +149,14 @@ class Program:
         """Send SIGTERM to it, as `docker stop` and every deploy do; return once it was taken."""
         self._signal(signal.SIGTERM)
 
+    def signal_stop(self, taken: bool) -> None:
+        """Send SIGTERM; with `taken`, return only once its handler has run."""
+        self._stopping = True
+        self.lab.tell(f"Sent SIGTERM to {self.name}.")
+        self.process.terminate()
+        if taken:
+            self.process.wait_signal_taken(self.lab.budgets.shutdown)
+
     def interrupt(self) -> None:
         """Send SIGINT to its process group, as Ctrl-C does; return once it was taken."""
         self._signal(signal.SIGINT)

@@ -50,6 +50,7 @@ class Room:
         self.history = h.History()
         self.steps: list[str] = []
         self.coverage: Coverage | None = None  # of an exploration
+        self.uses_again = False  # whether its store is to serve another check after it
         self.shown: tuple[h.Event, ...] | None = None  # of the moment that broke in one
         self.workers: list[Any] = []
         self.programs: list[Program] = []  # all, the workers among them
@@ -80,6 +81,10 @@ class Room:
     def end_sessions(self, backends: Iterable[int]) -> None:
         """End what the store still does for clients that are dead; wait until that is done."""
 
+    def is_blocked(self, backend: int | None) -> bool:
+        """Whether this session of the store's waits for anybody's lock."""
+        return False
+
     def final_status(self, work: Any) -> str | None:
         """Completed or failed, if a task has come to that already; else None."""
         raise NotImplementedError
@@ -105,6 +110,10 @@ class Room:
     def tell(self, text: str) -> None:
         """Add a numbered step: a sentence in the past tense about what the check has done."""
         self.steps.append(text)
+
+    def remark(self, text: str) -> None:
+        """Say something below the results, whatever the verdict."""
+        self.session.notes.append(text)
 
     def events_to_show(self) -> list[h.Event]:
         """The events of which the timeline of a failure is made."""

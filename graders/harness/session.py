@@ -183,7 +183,7 @@ class GradingSession:
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)
         # One without the roles of this lab is refused here, before anything is started.
-        for role in self.info.roles:
+        for role in self.info.graded:
             self.submission.command(role, {})
         self.submission.build(self.keeper, self.environment())
 

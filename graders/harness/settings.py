@@ -7,6 +7,7 @@ shell ever splits them. An empty variable is as good as none. Whatever cannot be
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -47,7 +48,7 @@ class Lab:
     prerequisites: str = ""
     services: tuple[str, ...] = ()  # "postgres", "redis"
     package: str = "worker"  # the package that a student fills in
-    roles: tuple[str, ...] = ("worker",)  # of the Procfile, without which nothing can be graded
+    graded: tuple[str, ...] = ("worker",)  # roles without which nothing can be graded
     exercises: dict[str, str] = field(default_factory=dict)  # "3a" -> its title, in order
 
     @property
@@ -80,6 +81,28 @@ class Lab:
         """The text of schema.sql; empty for a lab without PostgreSQL."""
         path = self.folder / "schema.sql"
         return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of this lab's programs, as its starter's Procfile came: "worker", "api", …"""
+        try:
+            kept = (self.grader / "starter.json").read_text(encoding="utf-8")
+            procfile = str(json.loads(kept)["Procfile"])
+        except (OSError, ValueError, KeyError, TypeError):  # while a lab is being made
+            path, procfile = self.starter / "Procfile", "worker:"
+            if path.is_file():
+                procfile = path.read_text(encoding="utf-8", errors="replace")
+        return tuple(re.findall(r"^\s*([a-z]+)\s*:", procfile, re.MULTILINE))
+
+    @property
+    def migrates(self) -> bool:
+        """Whether the student's own migrations make the tables."""
+        return "migrate" in self.roles
+
+    @property
+    def api_port(self) -> int:
+        """The port on which this lab's API listens unless PORT says another."""
+        return 8080 if "postgres" in self.services else 8000
 
 
 def labs() -> list[Lab]:
@@ -114,7 +137,7 @@ def _read_lab(path: Path) -> Lab:
         prerequisites=told.get("prerequisites", ""),
         services=tuple(told.get("services", ())),
         package=told.get("package", "worker"),
-        roles=tuple(told.get("roles", ("worker",))),
+        graded=tuple(told.get("roles", ("worker",))),
         exercises=dict(told.get("exercises", {})),
     )
 
@@ -137,6 +160,7 @@ class Settings:
     step: str | None = None
     api: str | None = None
     port: int | None = None
+    down: bool = False  # of `make migrate`
 
     @property
     def the_lab(self) -> Lab:
@@ -181,6 +205,7 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         step=_step(text("STEP")),
         api=text("API"),
         port=_whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
+        down=_switch("DOWN", text("DOWN") or "0"),
     )
 
 
@@ -188,6 +213,15 @@ def _step(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"\d{1,3}[a-h]?", value):
         raise SettingError(f"STEP={value} names no moment; it is a number like 7, or 7b.")
     return value
+
+
+def _switch(name: str, value: str) -> bool:
+    """On or off. Strict: what is switched may throw data away."""
+    if value.lower() in ("1", "yes", "true", "on"):
+        return True
+    if value.lower() in ("0", "no", "false", "off"):
+        return False
+    raise SettingError(f"{name}={value} is not known; use {name}=1, or leave it out.")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -246,8 +246,9 @@ class Gated:
 
     def _arrived(self, step: Step) -> None:
         """Number its name and tell the history (loop)."""
-        # Two workers that say the same of themselves say the same.
-        step.name = step.name.replace(step.process, "(worker)")
+        # Two workers that say the same of themselves say the same. ("api" is also a word.)
+        if "-" in step.process or step.process == "survivor":
+            step.name = step.name.replace(step.process, "(worker)")
         self._said[step.process, step.name] += 1
         step.occurrence = self._said[step.process, step.name]
         event = self.history.add(STEP_ARRIVED, step.process, step.words, step=step)
@@ -262,7 +263,7 @@ class Gated:
         self.history.add(STEP_DELIVERED, step.process, step.words, step=step)
 
 
-_UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b")
+_UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:-\d+)?\b")
 _LITERAL = re.compile(r"'[^']*\d[^']*'")
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 # Of a single digit is LIMIT 1; of more are intervals and times, which a trial may have changed.

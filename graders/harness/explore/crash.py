@@ -147,6 +147,8 @@ class Survivor:
     def __init__(self, session: GradingSession, setting: Setting, habits: Habits) -> None:
         self.stage = setting.open(session, "survivor")
         self.habits = habits
+        self.at_most_once = setting.at_most_once
+        self.done_at = 0
         self.player = self.stage.player("survivor", SHORT, self.stage.brief)
         self.player.run()
 
@@ -162,12 +164,22 @@ class Survivor:
         for trial in trials.values():
             stage.give(trial.left, trial.items)
             stage.attend()  # a call that waits for long would be overdue
-        stage.add_last()
+        last = stage.add_last()
+        stage.hastens = True
+
+        def quiet() -> bool:
+            """Whether what is still missing can come no more: the youngest is done, and it has
+            polled twice since. Asked where jobs may be lost, else each is waited for."""
+            if not self.at_most_once or stage.state(last) not in FINAL:
+                return False
+            self.done_at = self.done_at or len(stage.history)
+            return polls(self.done_at) >= 2
+
         # As long as tasks come to their ends, it is at work: each end renews its time.
         ended = -1
         while ended < (now := stage.final_count()) < len(stage.items) and player.alive:
             ended = now
-            stage.wait(lambda n=ended: stage.final_count() > n or not player.alive,
+            stage.wait(lambda n=ended: stage.final_count() > n or not player.alive or quiet(),
                        stage.budgets.work)
         return {label: Broken(*found, self._seen(trial))
                 for label, trial in trials.items() if (found := self._wrong(trial))}

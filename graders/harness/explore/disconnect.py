@@ -77,7 +77,8 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
 
 def _cuts(moment: Moment) -> list[tuple[str, str]]:
     """When, and which connections."""
-    if moment.server == WORLD or moment.waits:
+    # The answer to a command that was waiting is there already when it is a step.
+    if moment.server == WORLD or moment.waits or moment.kind == "reply":
         return [(AFTER, "all")]
     cuts = [(BEFORE, "all"), (AFTER, "all")]
     if moment.connections > 1 and moment.kind != "connect":
@@ -147,8 +148,19 @@ class Trial:
             for each in player.wires:
                 each.refuse(False)
 
+    def _takes(self, stage: Stage) -> bool:
+        """Whether the answer that is lost here is a job, which went with it (at-most-once)."""
+        if not (self.setting.at_most_once and self.when == AFTER):
+            return False
+        return stage.takes(self.moment) and stage.state(stage.items[0]) is None
+
     def _judge(self, stage: Stage, player: Player) -> Broken | None:
-        for what in ("task", "next"):
+        lost = self._takes(stage)
+        if lost:
+            stage.tell(f"{stage.items[0]} went with the answer that was lost; no worker can help "
+                       "that.")
+            stage.items.pop(0)
+        for what in ("next",) if lost else ("task", "next"):
             if what == "next":
                 stage.add_last()
                 stage.tell("Added one more task.")
@@ -168,16 +180,16 @@ class Trial:
                 stage.wait(lambda i=item, s=successor: stage.state(i) in FINAL or not s.alive,
                            stage.reach_budget)
             if stage.state(item) not in FINAL:
-                return self._not_done(stage, item)
+                return self._not_done(stage, item, what == "next")
         return done_twice(stage) or wrong_ends(stage)
 
-    def _not_done(self, stage: Stage, item: object) -> Broken:
+    def _not_done(self, stage: Stage, item: object, later: bool) -> Broken:
         player = stage.players[-1]
         state = stage.state(item)
         found = wrong_end(item, state, bool(stage.executed(item)))
         if not player.alive:
             return self._broken(stage, "worker-exited", f"{player.name} {player.ending}")
-        if item is not stage.items[0]:
+        if later:
             return self._broken(stage, "dead-connection", f"{player.name} lives on, and "
                                 f"{item}, which was added later, stayed “{state}”")
         if state in (PENDING, PROCESSING):

@@ -181,6 +181,7 @@ class Recorder:
 
     def _learn(self) -> Habits:
         stage = self.setting.open(self.session, "habits")
+        stage.hastens = True
         try:
             stage.put(PENDING_TASK)
             stage.holds_call = lambda _: True

@@ -81,7 +81,8 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                     in_hand = stop
     explored.points = [p for p in explored.points if only in ("", p.label)]
     run(session, explored.points, AT_ONCE * cores())
-    if in_hand is not None and (not only or only.isdigit()):
+    # Where a job may be lost with its worker, SIGKILL says nothing of how it stops.
+    if in_hand is not None and (not only or only.isdigit()) and not setting.at_most_once:
         _then_killed(session, in_hand, explored, number, only)
     return explored
 

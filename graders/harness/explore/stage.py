@@ -73,6 +73,9 @@ class Setting:
     disconnect: Sequence[Scenario] = (PENDING_TASK,)
     # Where a second worker must not wait for a first; None for a store without locks.
     waits_for: Scenario | None = TWO_TASKS
+    # Whether what was taken from the queue may be lost with whoever took it, and is in his hands
+    # from then on (BRPOP): such losses are shown, and are no findings where nothing can help them.
+    at_most_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,7 @@ class Stage:
         self.held: list[Execution] = []  # whose calls were not answered
         # Whether a call is to be held: asked once for each, when it comes.
         self.holds_call: Callable[[Execution], bool] = lambda _: False
+        self.hastens = False  # whether waits at the server may end before their time
         self._attended = 0
         self._due: list[Execution] = []
         if session.options.step and not id.startswith(QUIET):
@@ -298,6 +302,10 @@ class Stage:
         """Whether a step may wait at the server for work to come (BRPOP)."""
         return False
 
+    def takes(self, moment: Moment) -> bool:
+        """Whether the answer of this moment is a task that is taken from the queue by it."""
+        return False
+
     def waits_for(self, waiter: Player, other: Player) -> bool:
         """Whether one waits, inside the server, for a lock of the other."""
         return False
@@ -313,6 +321,9 @@ class Stage:
     def has_free_task(self) -> bool:
         """Whether a pending task is there that nobody has locked."""
         return any(self.state(item) == PENDING for item in self.items)
+
+    def hasten(self) -> None:
+        """End waits at the server before their time, where that can be done; asked every turn."""
 
     def left(self) -> Any:
         """Everything as it stands in the store, for `give` on another stage."""
@@ -445,6 +456,8 @@ class Stage:
                 return got
             turn = min(left, TURN)
             self.history.wait(lambda _: True, turn, since)
+            if self.hastens:
+                self.hasten()
             left -= min(self.history.now() - began, turn)
 
     def reach(self, player: Player, hold: Hold) -> Step | None:

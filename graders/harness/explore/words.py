@@ -20,16 +20,17 @@ def statement(moment: Moment) -> str:
 
     Without ids and numbers, so that a table reads the same on every run.
     """
-    words = nameable(moment.words)
+    # A Redis command's name has its JSON by the keys only; an SQL statement's is all since BEGIN.
+    words = moment.name if moment.server == "redis" else nameable(moment.words)
     if moment.server == "postgres":
         words = "; ".join(shorten(part) for part in words.split("; "))
     return f"“{words if len(words) <= LONG else words[: LONG - 1] + '…'}”"
 
 
-def after(moment: Moment) -> str:
+def after(moment: Moment, who: str = "the worker") -> str:
     """ "after PostgreSQL had committed “UPDATE …”, before the worker heard of it"."""
     server = SERVERS.get(moment.server, moment.server)
-    unheard = ", before the worker heard of it"
+    unheard = f", before {who} heard of it"
     if moment.kind == "connect":
         return f"after {server} had accepted its {_nth(moment)}connection"
     if moment.kind == "call":

@@ -1,0 +1,322 @@
+"""Explorations of a single act: a request to an API, or a run of migrations.
+
+An act has a beginning, some steps with the store, and an end. At each of these steps the program is
+killed, told to stop, or cut off; or a second run of it begins. What must be true afterwards, the
+lab says (`Act.judge`). Moments and their names are those of the other explorations.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from graders.harness import history as h
+from graders.harness.api import Api, Request
+from graders.harness.check import CouldNotGrade, Finding
+from graders.harness.explore import words
+from graders.harness.explore.points import (
+    Broken,
+    Explored,
+    NotReached,
+    Point,
+    Seen,
+    cores,
+    coverage,
+    judge,
+    run,
+)
+from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded
+from graders.harness.explore.stage import said
+from graders.harness.program import Program, how_it_ended
+from graders.harness.results import Evidence
+from graders.harness.room import Room
+from graders.harness.steps import Hold, Step
+
+if TYPE_CHECKING:
+    from graders.harness.session import GradingSession
+
+CRASH, SHUTDOWN, DISCONNECT, INTERLEAVING = "crash", "shutdown", "disconnect", "interleaving"
+NOUNS = {CRASH: "crash point", SHUTDOWN: "shutdown", DISCONNECT: "disconnect",
+         INTERLEAVING: "interleaving"}
+AT_ONCE = 2  # trials per core: each starts a program
+LATER = 0.25  # seconds between the signal and the answer, in the second variant
+VARIANTS = {"a": "the answer came at once", "b": "the answer came 250 ms later"}
+BEFORE, AFTER = "before", "after"
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Acted:
+    """An act that has begun: the program that carries it out, and the request if it is one."""
+
+    program: Program
+    request: Request | None = None
+    data: dict[str, Any] = field(default_factory=dict)  # the lab's own
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end, whichever."""
+        return not self.program.alive or (self.request is not None and self.request.over)
+
+
+class Act:
+    """What a lab says about an act of its programs."""
+
+    words = "the request"  # "POST /tasks"
+    who = "the API"  # that carries it out, in sentences
+
+    def prepare(self, room: Room) -> Program | None:
+        """Make all ready, and return the program if it runs already (an API)."""
+        return None
+
+    def begin(self, room: Room, hold: Callable[[Program], None]) -> Acted:
+        """Begin the act. `hold` is to be called with the program before it can take a step."""
+        raise NotImplementedError
+
+    def went_well(self, room: Room, acted: Acted) -> str:
+        """What was wrong with it although nothing had disturbed it; empty if nothing was."""
+        raise NotImplementedError
+
+    def judge(self, kind: str, room: Room, acted: Acted) -> tuple[str, str] | None:
+        """The code and the sentence of what broke, after it was disturbed; None if nothing did."""
+        raise NotImplementedError
+
+    def evidence(self, room: Room, acted: Acted) -> list[Evidence]:
+        """What is stored now, to be shown."""
+        return []
+
+
+def explore(lab: Room, kind: str, act: Act, expected: str) -> None:
+    """Disturb the act at each of its steps; raises the finding of the first that broke."""
+    session = lab.session
+    step = session.options.step
+    explored = Explored(NOUNS[kind])
+    try:
+        moments, unaligned = recorded(session, act)
+    except NotRecorded as error:
+        seen = f"{error}."
+        raise lab.finding(
+            error.code, f"{act.words} works: every exploration starts from there.",
+            seen[:1].upper() + seen[1:],
+        ) from None  # fmt: skip
+    explored.unexplored += unaligned
+    for number, moment in enumerate(moments, 1):
+        for letter, trial in _trials(kind, act, moment):
+            explored.points.append(Point(
+                f"{number}{letter}", trial.where, act.words, lambda t=trial: t.run(session)
+            ))  # fmt: skip
+    explored.points = [p for p in explored.points if step in ("", p.label)]
+    if step and not explored.points:
+        raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")
+    run(session, explored.points, AT_ONCE * cores())
+    lab.coverage = coverage(explored)
+    found = judge(explored, expected)
+    if found is not None:
+        finding, seen = found
+        if seen is not None:
+            lab.shown, lab.steps = seen.events, list(seen.told)
+        raise finding
+
+
+def _trials(kind: str, act: Act, moment: Moment) -> list[tuple[str, Trial]]:
+    if kind == SHUTDOWN:
+        return [(v, Trial(kind, act, moment, AFTER, v)) for v in VARIANTS]
+    if kind == DISCONNECT:
+        return [("a", Trial(kind, act, moment, BEFORE)), ("b", Trial(kind, act, moment, AFTER))]
+    return [("", Trial(kind, act, moment, AFTER))]
+
+
+# Recording ---------------------------------------------------------------------------------------
+
+
+def recorded(session: GradingSession, act: Act) -> tuple[list[Moment], list[str]]:
+    """The steps of an act as they came twice, and the names that came in one recording only."""
+    key = ("act", type(act))
+    with session.memo_lock:
+        slot = session.memo.setdefault(key, _Once())
+    return slot.get(lambda: _record_twice(session, act))
+
+
+class _Once:
+    """A value that is made by whoever asks first; the others wait for it, or for its error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: list[Any] = []
+        self._error: Exception | None = None
+
+    def get(self, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if not self._made:
+                try:
+                    self._made.append(make())
+                except Exception as error:
+                    self._error = error
+                    raise
+            return self._made[0]
+
+
+def _record_twice(session: GradingSession, act: Act) -> tuple[list[Moment], list[str]]:
+    takes = [_record(session, act) for _ in range(2)]
+    in_both = {m.key for m in takes[0]} & {m.key for m in takes[1]}
+    odd = {words.statement(m) for take in takes for m in take if m.key not in in_both}
+    return [m for m in takes[0] if m.key in in_both], sorted(odd)
+
+
+def _record(session: GradingSession, act: Act) -> list[Moment]:
+    room = session.room(f"act-{next(_numbers)}")
+    room.uses_again = True
+    try:
+        acted, since = _begin(room, act, lambda program: None)
+        _wait_over(room, acted)
+        if wrong := act.went_well(room, acted):
+            raise NotRecorded(f"undisturbed, {wrong}", "act-failed")
+        acted.program.wire.settle(room.budgets.work)
+        steps = [e.data["step"] for e in
+                 room.history.events(h.STEP_ARRIVED, who=acted.program.name, since=since)]
+        return [Moment(**said(step)) for step in steps
+                if step.kind in KINDS and step.kind != UNHEARD]
+    except Finding as found:
+        raise NotRecorded(f"undisturbed, {found.expected} {found.seen}".rstrip("."),
+                          found.code) from None
+    finally:
+        room.close()
+
+
+def _begin(room: Room, act: Act, hold: Callable[[Program], None]) -> tuple[Acted, int]:
+    program = act.prepare(room)
+    if program is not None:
+        program.wire.settle(room.budgets.work)
+        program.wire.begin()  # names count anew: what made it ready is no part of the act
+    since = len(room.history)
+    return act.begin(room, hold), since
+
+
+def _wait_over(room: Room, acted: Acted) -> bool:
+    budgets = room.budgets
+    room.history.wait_until(lambda _: acted.over, budgets.boot + 2 * budgets.work)
+    return acted.over
+
+
+# Trials ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trial:
+    """One act that is disturbed at one moment."""
+
+    kind: str
+    act: Act
+    moment: Moment
+    when: str
+    variant: str = ""
+
+    @property
+    def where(self) -> str:
+        """The moment in words."""
+        who = self.act.who
+        at = (words.after(self.moment, who) if self.when == AFTER else words.before(self.moment))
+        if self.kind == CRASH:
+            return f"killed {at}"
+        if self.kind == SHUTDOWN:
+            return f"SIGTERM {at}; {VARIANTS[self.variant]}"
+        if self.kind == DISCONNECT:
+            return f"all connections cut {at}"
+        return f"a second run {at}"
+
+    def run(self, session: GradingSession) -> Broken | None:
+        """Carry it out; what broke."""
+        room = session.room(f"{self.kind}-{next(_numbers)}")
+        room.uses_again = True
+        holds: list[Hold] = []
+
+        def hold(program: Program) -> None:
+            def is_it(step: Step) -> bool:
+                return step.process == program.name and self.moment.is_step(step)
+
+            holds.append(program.wire.hold(is_it, self.when))
+
+        try:
+            acted, _ = _begin(room, self.act, hold)
+            room.history.wait_until(
+                lambda _: holds[0].steps or acted.over, room.budgets.boot + room.budgets.work
+            )
+            if not holds[0].steps:
+                raise NotReached(f"{words.statement(self.moment)} did not come in this run")
+            getattr(self, f"_{self.kind}")(room, acted, holds[0])
+            broken = self.act.judge(self.kind, room, acted)
+            return None if broken is None else Broken(*broken, self._keep(room, acted))
+        except Finding as found:
+            return Broken(found.code, found.seen.rstrip("."),
+                          self._keep(room, acted, found.evidence))
+        finally:
+            room.close()
+
+    def _crash(self, room: Room, acted: Acted, hold: Hold) -> None:
+        acted.program.kill()
+        room.steps[-1] = (f"Killed {acted.program.name} with SIGKILL "
+                          f"{words.after(self.moment, self.act.who)}.")
+        acted.program.wire.wait_closed(room.budgets.work)
+
+    def _shutdown(self, room: Room, acted: Acted, hold: Hold) -> None:
+        acted.program.signal_stop(taken=self.variant == "b")
+        room.steps[-1] = f"Sent SIGTERM {words.after(self.moment, self.act.who)}."
+        if self.variant == "b":
+            room.history.wait_until(lambda _: not acted.program.alive, LATER)
+        hold.release()
+        _wait_over(room, acted)
+        room.history.wait_until(lambda _: not acted.program.alive, room.budgets.shutdown)
+
+    def _disconnect(self, room: Room, acted: Acted, hold: Hold) -> None:
+        acted.program.wire.cut()
+        room.tell(f"Cut {self.where.removeprefix('all connections cut ')}.")
+        hold.release()
+        _wait_over(room, acted)
+
+    def _interleaving(self, room: Room, acted: Acted, hold: Hold) -> None:
+        room.tell(f"Held {acted.program.name} {words.after(self.moment, self.act.who)}.")
+        other = self.act.begin(room, lambda program: None)
+        acted.data["other"] = other
+
+        def blocked_or_over() -> bool:
+            if other.over:
+                return True
+            return any(c.step is not None and c.step.sent_at is not None
+                       and c.step.answered_at is None and room.is_blocked(c.backend)
+                       for c in other.program.wire.connections)
+
+        left = room.budgets.boot + room.budgets.work
+        while not blocked_or_over() and left > 0:
+            began = room.history.now()
+            room.history.wait(lambda _: True, 0.1, len(room.history))
+            left -= min(room.history.now() - began, 0.1)
+        room.tell(f"{other.program.name} had ended." if other.over
+                  else f"{other.program.name} waited for a lock of the first.")
+        hold.release()
+        _wait_over(room, acted)
+        _wait_over(room, other)
+
+    def _keep(self, room: Room, acted: Acted, more: Sequence[Evidence] = ()) -> Seen:
+        room.history.add(h.NOTE, "grader", "this broke", broke=True, event=None)
+        evidence = [*more]
+        if acted.request is not None and isinstance(acted.program, Api):
+            evidence.append(acted.program.exchange_evidence(acted.request))
+        evidence += self.act.evidence(room, acted)
+        evidence.append(acted.program.log_evidence())
+        return Seen(tuple(room.history.events()), tuple(room.steps), tuple(evidence))
+
+
+def stopped_well(acted: Acted) -> tuple[str, str] | None:
+    """What is wrong with how a program ended that was told to stop; None if nothing is."""
+    program = acted.program
+    if program.alive:
+        return "still-running", "it did not end after SIGTERM"
+    if program.process.exit.code != 0:
+        return "wrong-exit-status", f"it {how_it_ended(program.process.exit)}"
+    return None
