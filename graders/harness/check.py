@@ -30,6 +30,8 @@ CODES: Mapping[str, str] = {
     "disk-filled": "The worker wrote more to the disk than is allowed",
     "api-exited": "The API ended although nothing had told it to",
     "api-never-ready": "The API never answered GET /health",
+    "half-migrated": "The schema is not what all migrations together make of it",
+    "request-dropped": "A request in flight was not answered as it should when the API was stopped",
     "migration-failed": "A migration ended, and not with exit status 0",
     # Starting
     "started-without-database": "The worker went on although it had no usable database",

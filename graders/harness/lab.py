@@ -18,6 +18,7 @@ from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
 from graders.harness.database import Database, watch
 from graders.harness.migration import Migration
+from graders.harness.program import Program
 from graders.harness.results import Evidence
 from graders.harness.room import FINAL, HOUR, Room
 from graders.harness.steps import Step
@@ -84,17 +85,19 @@ class Lab(Room):
         hold: Callable[[Step], bool] | None = None,
         env: dict[str, str | None] | None = None,
         folder: Path | None = None,
+        prepare: Callable[[Program], None] | None = None,
         told: str = "",
     ) -> Migration:
         """Run the submission's migrations, "up" or "down"; waits until they end with status 0.
 
         Without `wait` it only starts them. `folder` is where they are run (see
-        GradingSession.private_copy), `told` is added to the step that tells of it.
+        GradingSession.private_copy), `prepare` is called when the proxy is there and they are not,
+        `told` is added to the step that tells of it.
         """
         number = 1 + sum(isinstance(each, Migration) for each in self.programs)
         migration = Migration(self, f"migrate-{number}", direction, database)
         self.programs.append(migration)
-        migration.start(hold=hold, env=env or {}, folder=folder)
+        migration.start(hold=hold, env=env or {}, folder=folder, prepare=prepare)
         self.tell(f"Ran migrate {direction} ({migration.name}){f'; {told}' if told else ''}.")
         if wait:
             migration.expect_success()
@@ -142,6 +145,15 @@ class Lab(Room):
         )
         kind = "" if type == "generic" else f" of type {type}"
         self.tell(f"Added the pending task {task.label}{kind}: “{task.title}”.")
+        return task
+
+    def know_task(self, task_id: str, title: str) -> Task:
+        """Know a task that an API has stored, by a label of its own."""
+        task = Task(task_id, f"T{next(self._labels)}", title, "generic")
+        self._known[task.id] = task
+        self.history.add(
+            h.TASK_ADDED, "grader", f"calls it {task.label}", task=task.id, label=task.label
+        )
         return task
 
     def sync(self) -> None:

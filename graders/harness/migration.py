@@ -33,10 +33,10 @@ class Migration(Program):
 
     def start(
         self, *, hold: Callable[[Step], bool] | None, env: dict[str, str | None],
-        folder: Path | None,
+        folder: Path | None, prepare: Callable[[Program], None] | None,
     ) -> None:
         """Start it. Does not wait for anything."""
-        self.run(env, hold=hold, arguments=(self.direction,), cwd=folder)
+        self.run(env, hold=hold, arguments=(self.direction,), cwd=folder, prepare=prepare)
 
     @property
     def said(self) -> str:

@@ -16,6 +16,7 @@ from graders.harness import history as h
 from graders.harness.process import Exit, Process
 from graders.harness.results import Evidence
 from graders.harness.steps import Hold, Step
+from graders.harness.submission import Submission
 from graders.harness.wire import Wire
 from graders.harness.world import Call
 
@@ -42,6 +43,7 @@ class Program:
     def __init__(self, lab: Room, name: str) -> None:
         self.lab = lab
         self.name = name
+        self.submission: Submission | None = None  # whose program it is; None: that is graded
         self.wire: Wire | None = None
         self.process: Process | None = None
         self._hold: Hold | None = None  # where its steps are held, if the check asked for that
@@ -56,14 +58,18 @@ class Program:
         hold_before: Callable[[Step], bool] | None = None,
         arguments: tuple[str, ...] = (),
         cwd: Path | None = None,
+        prepare: Callable[[Program], None] | None = None,
     ) -> None:
         """Start it behind its proxy. Does not wait for anything.
 
         `variables` come on top of those that name its store; None removes one. `cwd` is the folder
-        that it is started in, by default the copy of the submission.
+        that it is started in, by default the copy of the submission. `prepare` is called when its
+        proxy is there and it is not.
         """
         lab, session = self.lab, self.lab.session
         self.wire, named = self.proxied()
+        if prepare is not None:
+            prepare(self)
         if hold is not None:
             self._hold, self._holds = self.wire.hold(hold, when="after", times=None), hold
         elif hold_before is not None:
@@ -76,7 +82,7 @@ class Program:
                 environment[key] = value
         self.process = session.spawn(
             self.role, f"{lab.check_name}.{self.name}", self.name, environment, lab.history,
-            arguments, cwd,
+            arguments, cwd, self.submission,
         )
 
     def proxied(self) -> tuple[Wire, dict[str, str]]:

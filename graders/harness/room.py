@@ -18,6 +18,7 @@ from graders.harness.check import Finding
 from graders.harness.program import Program
 from graders.harness.results import Coverage, Evidence
 from graders.harness.steps import Step
+from graders.harness.submission import Submission
 from graders.harness.wire import Wire
 from graders.harness.world import Call, World
 
@@ -154,14 +155,17 @@ class Room:
         hold: Callable[[Step], bool] | None = None,
         env: dict[str, str | None] | None = None,
         told: str = "",
+        submission: Submission | None = None,
     ) -> Api:
         """Start the student's API behind a proxy of its own; wait until /health answers.
 
-        `env` changes its environment; None removes a variable. `told` is added to the step.
+        `env` changes its environment; None removes a variable. `told` is added to the step. Of
+        another `submission` than the one that is graded, where that is given.
         """
         apis = [each for each in self.programs if isinstance(each, Api)]
         name = f"api-{len(apis) + 1}" if apis else "api"
         api = Api(self, name)
+        api.submission = submission
         self.programs.append(api)
         api.start(env or {}, hold)
         told = f"; {told}" if told else ""

@@ -52,6 +52,7 @@ class Options:
     seed: int
     partial: bool
     step: str = ""  # one moment of an exploration: "7b"
+    api: str = ""  # the folder whose API is used from end to end; the kit's own, if empty
 
     @classmethod
     def read(cls, at_once: int | None = None, **overrides: str | None) -> Options:
@@ -71,6 +72,7 @@ class Options:
             seed=int(os.environ.get("SEED", "0") or 0),
             partial=bool(chosen.checks),
             step=chosen.step or "",
+            api=chosen.api or "",
         )
 
 
@@ -117,6 +119,7 @@ class GradingSession:
         self.loop: LoopThread | None = None
         self.services: servers.Services | None = None
         self.databases: DatabaseFactory | None = None
+        self._other_api: Submission | None = None
         self._empty_databases: DatabaseFactory | None = None
         self.keyspaces: Keyspaces | None = None
         self.submission: Submission | None = None
@@ -217,6 +220,25 @@ class GradingSession:
                 )
         return self._empty_databases.new()
 
+    def other_api(self, kits: Path) -> Submission:
+        """The submission whose API serves a check: that of API=, else the kit's own, in `kits`.
+
+        Raises Finding where API= names none that can be started.
+        """
+        with self._lock:
+            if self._other_api is None:
+                try:
+                    path = Path(self.options.api) if self.options.api else kits
+                    self._other_api = Submission.load(path, self.run_dir)
+                    self._other_api.command("api", {})
+                    self._other_api.build(self.keeper, self.environment())
+                except SubmissionError as error:
+                    raise Finding(
+                        "submission-unusable", "The folder that API= names holds an API.",
+                        str(error),
+                    ) from None  # fmt: skip
+            return self._other_api
+
     def private_copy(self, name: str) -> Path:
         """A copy of the submission for one check alone, which may change it."""
         private = self.run_dir / "copies" / name
@@ -230,20 +252,22 @@ class GradingSession:
     def spawn(
         self, role: str, marker: str, name: str, env: dict[str, str], history: History,
         arguments: tuple[str, ...] = (), cwd: Path | None = None,
+        submission: Submission | None = None,
     ) -> Process:
         """Start a process of the submission, with `arguments` after those of its Procfile.
 
-        `cwd` is the folder it is started in, by default the copy that is graded. Raises Finding if
-        its command cannot be started.
+        `cwd` is the folder it is started in, by default the copy of its submission, by default the
+        one that is graded. Raises Finding if its command cannot be started.
         """
         private = self.run_dir / "tmp" / marker
         private.mkdir(parents=True, exist_ok=True)
         env = {**env, "TMPDIR": str(private)}
-        argv = [*self.submission.command(role, env), *arguments]
+        submission = submission or self.submission
+        argv = [*submission.command(role, env), *arguments]
         self.processes_started += 1
         try:
             return Process.start(
-                self.keeper, self.loop, history, name, argv, env, cwd or self.submission.copy,
+                self.keeper, self.loop, history, name, argv, env, cwd or submission.copy,
                 Caps(),
             )
         except KeeperLost as error:

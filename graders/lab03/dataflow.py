@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from graders.harness import history as h
+from graders.harness.lab import Lab
+from graders.harness.program import Program
 from graders.harness.results import Evidence
-from graders.harness.worker import Worker
 
 # What a participant of the diagram can be called. Freely worded: the first that fits counts.
 PARTIES = {
@@ -27,18 +28,21 @@ _PARTICIPANT = re.compile(r"^\s*(?:create\s+)?(?:participant|actor)\s+(\S+)(?:\s
 Message = tuple[str, str]
 
 
-def expect_drawn(lab, worker: Worker) -> None:
-    """The diagram's arrows contain, in order, what was observed of the one task."""
+def expect_drawn(lab: Lab, programs: list[Program], since: int) -> None:
+    """The diagram's arrows contain, in order, what was observed of the one task.
+
+    Of these programs (the API and a worker), and since that event: before it they were starting.
+    """
     path = Path(lab.session.submission.copy) / "DATAFLOW.md"
     drawn = diagram(path.read_text(errors="replace")) if path.is_file() else []
     if not drawn:
         raise lab.finding(
             "diagram-missing",
             "DATAFLOW.md holds a Mermaid sequenceDiagram with the messages of one task.",
-            "It holds none with an arrow between worker, PostgreSQL and world."
+            "It holds none with an arrow between client, API, PostgreSQL, worker and world."
             if path.is_file() else "There is no file DATAFLOW.md.",
         )  # fmt: skip
-    seen = observed(lab, worker)
+    seen = observed(lab, {p.name: p.role for p in programs}, since)
     missing = first_missing(seen, drawn)
     if missing is not None:
         raise lab.finding(
@@ -50,8 +54,11 @@ def expect_drawn(lab, worker: Worker) -> None:
         )
 
 
-def observed(lab, worker: Worker) -> list[Message]:
-    """The messages of a worker's task, without repetitions: from its claim to its record."""
+def observed(lab: Lab, roles: dict[str, str], since: int = 0) -> list[Message]:
+    """The messages of a task, without repetitions: from the client's POST to its last GET.
+
+    `roles` says what each process is called in a diagram.
+    """
     messages: list[Message] = []
     in_hand = False
 
@@ -61,19 +68,23 @@ def observed(lab, worker: Worker) -> list[Message]:
             if message not in messages[-2:]:
                 messages.append(message)
 
-    for event in lab.history.events():
+    for event in lab.history.events(since=since):
         step, call = event.data.get("step"), event.data.get("call")
-        if worker.name not in (event.who, getattr(call, "process", None)):
-            continue
-        if event.kind == h.CALL_ARRIVED:
+        if event.kind == h.REQUEST_SENT:
+            add(("client", "api"))
+        elif event.kind == h.REQUEST_ANSWERED:
+            add(("api", "client"))
+        elif event.kind == h.CALL_ARRIVED and call.process in roles:
             in_hand = True
             add(("worker", "world"))
-        elif event.kind == h.CALL_ANSWERED:
+        elif event.kind == h.CALL_ANSWERED and call.process in roles:
             in_hand = False
             add(("world", "worker"))
         # What is said while the work is done (a heartbeat, a reaper) is no message of the task.
-        elif event.kind == h.STEP_DELIVERED and step.kind == "query" and not in_hand:
-            add(("worker", "PostgreSQL"), ("PostgreSQL", "worker"))
+        elif (event.kind == h.STEP_DELIVERED and event.who in roles and step.kind == "query"
+                and not in_hand):
+            role = roles[event.who]
+            add((role, "PostgreSQL"), ("PostgreSQL", role))
     return messages
 
 

@@ -9,7 +9,7 @@ from graders.lab03.moments import SETTING
 ROOT = "completes_a_pending_task"
 
 
-@check("3c", points=9, needs=[ROOT], explores=True)
+@check("3c", points=8, needs=[ROOT], explores=True)
 def test_survives_a_crash_at_every_step(lab):
     """Killed at any moment, a worker leaves a task that another worker brings to its end.
 
@@ -19,7 +19,7 @@ def test_survives_a_crash_at_every_step(lab):
     explore(lab, "crash", SETTING)
 
 
-@check("3c", points=9, needs=[ROOT], explores=True)
+@check("3c", points=8, needs=[ROOT], explores=True)
 def test_meets_another_worker_at_every_step(lab):
     """Whatever a worker is at when another one polls, each task is executed once.
 
@@ -29,7 +29,7 @@ def test_meets_another_worker_at_every_step(lab):
     explore(lab, "interleaving", SETTING)
 
 
-@check("3c", points=8, needs=[ROOT], explores=True)
+@check("3c", points=7, needs=[ROOT], explores=True)
 def test_stops_cleanly_at_every_step(lab):
     """Told to stop at any moment, a worker finishes what it has begun and takes nothing more.
 
@@ -39,7 +39,7 @@ def test_stops_cleanly_at_every_step(lab):
     explore(lab, "shutdown", SETTING)
 
 
-@check("3c", points=7, needs=[ROOT], explores=True)
+@check("3c", points=6, needs=[ROOT], explores=True)
 def test_survives_a_disconnect_at_every_step(lab):
     """Cut off at any moment, a worker connects again (or makes way), and nothing is lost.
 
