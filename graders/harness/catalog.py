@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable, Mapping
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from graders.harness import settings
+from graders.harness import servers, settings
 from graders.harness.check import Check, with_needs
+from graders.harness.keeper import Keeper
 from graders.harness.results import LabResult
+from graders.harness.servers import Services
 from graders.harness.session import GradingSession, Options
 
 
@@ -30,10 +35,12 @@ def grade_folder(
     only: Iterable[str] = (),
     at_once: int | None = None,
     write_to: Path | None = None,
+    standing: Services | None = None,
 ) -> LabResult:
     """Grade a folder; with `only`, by those checks and what they need.
 
-    The results are written to `write_to` (a folder), or nowhere.
+    The results are written to `write_to` (a folder), or nowhere. `standing` are servers to use, and
+    to leave running (see standing_servers).
     """
     checks: Mapping[str, Check] = checks_of(lab)
     wanted = list(only)
@@ -42,7 +49,7 @@ def grade_folder(
     options = Options.read(
         at_once=at_once, LAB=lab.name, SRC=str(folder), CHECK=",".join(wanted) or " "
     )
-    session = GradingSession(lab.name, checks, options, write_to=write_to)
+    session = GradingSession(lab.name, checks, options, write_to=write_to, standing=standing)
     session.start()
     try:
         for name in checks:
@@ -51,3 +58,24 @@ def grade_folder(
         result = session.finish()
     assert result is not None
     return result
+
+
+@contextlib.contextmanager
+def standing_servers(kinds: Iterable[str], mode: str = "auto") -> Iterator[Services]:
+    """Servers for many gradings in a row: to start some costs as much as a whole small grading.
+
+    Raises ServerError.
+    """
+    keeper = Keeper.start()
+    base = "/tmp" if os.access("/tmp", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="wl-", dir=base))
+    folder.chmod(0o711)  # an unprivileged PostgreSQL passes through, nobody looks in
+    keeper.tidy(folder)
+    try:
+        services = servers.start(set(kinds), mode, keeper, folder)
+        try:
+            yield services
+        finally:
+            services.stop()
+    finally:
+        keeper.close()

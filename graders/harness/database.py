@@ -121,14 +121,16 @@ class DatabaseFactory:
 
     Works for a superuser, and for a role with CREATEDB and CREATEROLE. Everything it makes is
     named `worker_labs_<run>…`. Raises ServerError when the server refuses. With `owned` the
-    databases belong to the worker's role, which may then create what it likes in them.
+    databases belong to the worker's role, which may then create what it likes in them. With `tidy`
+    everything is dropped at the end, although the server itself is one that is thrown away.
     """
 
     def __init__(
         self, server: Server, schema_sql: str, run_id: str, ahead: int = AHEAD,
-        owned: bool = False,
+        owned: bool = False, tidy: bool = False,
     ) -> None:
         self.server = server
+        self._tidy = tidy or not server.disposable  # the server lives on after this run
         self._owned = owned
         self.run = re.sub(r"[^a-z0-9]", "", run_id.lower())[:16] or secrets.token_hex(4)
         self.worker_user = f"{PREFIX}{self.run}_worker"
@@ -182,7 +184,7 @@ class DatabaseFactory:
             self._closed = True
             self._changed.notify_all()
         self._maker.join(BOUND * patience())
-        if not self.server.disposable:
+        if self._tidy:
             with contextlib.suppress(psycopg.Error, OSError):
                 drop_run(self._admin, self.run)
         self._admin.close()

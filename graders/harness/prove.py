@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graders.harness import mutants, results, settings
-from graders.harness.catalog import checks_of, grade_folder
+from graders.harness.catalog import checks_of, grade_folder, standing_servers
 from graders.harness.results import LabResult
+from graders.harness.servers import Services
 
 MARKS = {
     results.PASSED: ".",
@@ -83,21 +84,26 @@ def judge_starter(result: LabResult) -> list[str]:
     ]
 
 
-def prove_mutant(lab: settings.Lab, mutant: mutants.Mutant, whole: bool) -> Proof:
+def prove_mutant(
+    lab: settings.Lab, mutant: mutants.Mutant, whole: bool, standing: Services | None = None
+) -> Proof:
     """Grade one mutant, by all checks or by those that must catch it."""
     with tempfile.TemporaryDirectory(prefix="wl-") as folder:
         made = mutants.make(lab, mutant, Path(folder) / mutant.name)
-        result = grade_folder(lab, made, () if whole else mutant.caught_by)
+        only = () if whole else mutant.caught_by
+        result = grade_folder(lab, made, only, standing=standing)
     explorations = [name for name, check in checks_of(lab).items() if check.explores]
     problems = judge_mutant(result, mutant, whole, explorations)
     return Proof(mutant.name, "mutant", result, tuple(problems))
 
 
-def prove_variant(lab: settings.Lab, variant: mutants.Variant) -> Proof:
+def prove_variant(
+    lab: settings.Lab, variant: mutants.Variant, standing: Services | None = None
+) -> Proof:
     """Grade one right worker."""
     with tempfile.TemporaryDirectory(prefix="wl-") as folder:
         made = mutants.make_variant(lab, variant, Path(folder) / variant.name)
-        result = grade_folder(lab, made)
+        result = grade_folder(lab, made, standing=standing)
     return Proof(variant.name, "variant", result, tuple(judge_right(result, variant.expect_lost)))
 
 
@@ -120,7 +126,11 @@ def matrix(lab: settings.Lab, proofs: list[Proof]) -> list[str]:
 def main(env: Mapping[str, str]) -> int:
     """Prove the graders of one lab (LAB, by default lab03); 0 if all verdicts are right."""
     lab = settings.lab(env.get("LAB") or "03")
-    only = env.get("ONLY", "")
+    with standing_servers(lab.services, settings.read(env).services) as standing:
+        return _prove(lab, env.get("ONLY", ""), standing)
+
+
+def _prove(lab: settings.Lab, only: str, standing: Services) -> int:
     proofs: list[Proof] = []
 
     def add(proof: Proof) -> None:
@@ -131,7 +141,7 @@ def main(env: Mapping[str, str]) -> int:
             print(f"         {problem}", flush=True)
 
     def whole(kind: str, folder: str, judge: Callable[[LabResult], list[str]]) -> None:
-        result = grade_folder(lab, settings.ROOT / folder / lab.name)
+        result = grade_folder(lab, settings.ROOT / folder / lab.name, standing=standing)
         add(Proof(kind, kind, result, tuple(judge(result))))
 
     if not only:
@@ -139,10 +149,10 @@ def main(env: Mapping[str, str]) -> int:
         whole("starter", "starter", judge_starter)
     for variant in mutants.variants(lab):
         if only in variant.name:
-            add(prove_variant(lab, variant))
+            add(prove_variant(lab, variant, standing))
     for mutant in mutants.mutants(lab):
         if only in mutant.name:
-            add(prove_mutant(lab, mutant, whole=True))
+            add(prove_mutant(lab, mutant, True, standing))
     lines = matrix(lab, proofs)
     print("\n" + "\n".join(lines))
     lab.reports.mkdir(parents=True, exist_ok=True)

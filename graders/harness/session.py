@@ -86,7 +86,9 @@ class GradingSession:
         options: Options,
         on_progress: Callable[[GradingSession], None] | None = None,
         write_to: Path | None = None,
+        standing: servers.Services | None = None,
     ) -> None:
+        """`standing`: servers that run already and are left running, for many runs in a row."""
         self.lab_name = lab_name
         self.info = settings.lab(lab_name)
         self.checks = checks
@@ -118,6 +120,7 @@ class GradingSession:
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
         self.services: servers.Services | None = None
+        self._standing = standing
         self.databases: DatabaseFactory | None = None
         self._other_api: Submission | None = None
         self._empty_databases: DatabaseFactory | None = None
@@ -166,7 +169,7 @@ class GradingSession:
 
     def _start_servers(self) -> None:
         began = time.monotonic()
-        self.services = servers.start(
+        self.services = self._standing or servers.start(
             set(self.info.services), self.options.services, self.keeper, self.run_dir
         )
         self.servers_seconds = time.monotonic() - began
@@ -177,7 +180,9 @@ class GradingSession:
         if self.services.postgres is not None:
             # One process may hold several runs, on one server.
             run = f"{os.getpid()}x{next(_runs)}"
-            self.databases = DatabaseFactory(self.services.postgres, self.info.schema_sql, run)
+            self.databases = DatabaseFactory(
+                self.services.postgres, self.info.schema_sql, run, tidy=self._standing is not None
+            )
             # Each needs some connections: two of ours, and those of its workers.
             room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
             most = max(4, min(room, most))
@@ -216,7 +221,8 @@ class GradingSession:
         with self._lock:
             if self._empty_databases is None:
                 self._empty_databases = DatabaseFactory(
-                    self.services.postgres, "", f"{os.getpid()}x{next(_runs)}", ahead=1, owned=True
+                    self.services.postgres, "", f"{os.getpid()}x{next(_runs)}", ahead=1, owned=True,
+                    tidy=self._standing is not None,
                 )
         return self._empty_databases.new()
 
@@ -429,7 +435,7 @@ class GradingSession:
         for close in (
             self.databases and self.databases.close,
             self._empty_databases and self._empty_databases.close,
-            self.services and self.services.stop,
+            self.services and self._standing is None and self.services.stop,
             self.loop and self.loop.stop,
             self.keeper and self.keeper.close,
         ):
