@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from graders.harness import history as h
 from graders.harness.api import Api, Request
 from graders.harness.check import CouldNotGrade, Finding
-from graders.harness.explore import words
+from graders.harness.explore import replay, words
 from graders.harness.explore.points import (
     Broken,
     Explored,
@@ -234,6 +234,8 @@ class Trial:
         """Carry it out; what broke."""
         room = session.room(f"{self.kind}-{next(_numbers)}")
         room.uses_again = True
+        if session.options.step:
+            replay.follow(room)
         holds: list[Hold] = []
 
         def hold(program: Program) -> None:

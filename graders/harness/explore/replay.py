@@ -12,18 +12,19 @@ from graders.harness.report.timeline import SERVERS
 
 if TYPE_CHECKING:
     from graders.harness.explore.stage import Stage
+    from graders.harness.room import Room
     from graders.harness.steps import Step
 
 WIDTH = 100
 _print = threading.Lock()
 
 
-def follow(stage: Stage, since: int = 0) -> None:
-    """Tell the events of a stage on standard output, in a thread, until its history is closed."""
+def follow(stage: Stage | Room, since: int = 0) -> None:
+    """Tell its events on standard output, in a thread of its own, until its history is closed."""
     threading.Thread(target=_follow, args=(stage, since), name="replay", daemon=True).start()
 
 
-def _follow(stage: Stage, seen: int) -> None:
+def _follow(stage: Stage | Room, seen: int) -> None:
     labels: dict[str, str] = {}
     while True:
         closed = stage.history.closed
@@ -55,7 +56,9 @@ def _line(event: h.Event, labels: dict[str, str]) -> str:
     elif event.kind == h.STEP_ANSWERED:
         where = SERVERS.get(step.server, step.server)
         text = f"{event.who} <- {where}: {event.text}"
-    elif event.kind in (h.STEP_DELIVERED, h.CALL_ARRIVED, h.CALL_ANSWERED, h.STARTED):
+    elif event.kind in (h.REQUEST_SENT, h.REQUEST_ANSWERED):
+        text = f"{event.who} -> {event.data['to']}: {event.text}"
+    elif event.kind in (h.STEP_DELIVERED, h.CALL_ARRIVED, h.CALL_ANSWERED, h.STARTED, h.LOOKED):
         return ""
     elif event.kind == h.LOG:
         text = f"{event.who} logs: {event.text}"
