@@ -6,7 +6,7 @@ SHELL := /bin/sh
 
 # Variables reach the commands through the environment, never through a shell's command line, so
 # that a folder's name may contain anything.
-export LAB SRC CHECK SERVICES PATIENCE RUNS VERBOSE N STEP API PORT PYTHON
+export LAB SRC CHECK SERVICES PATIENCE RUNS VERBOSE N STEP DOWN API PORT PYTHON
 # A user's own search path for modules must not reach the grader.
 unexport PYTHONPATH PYTHONHOME
 
@@ -25,11 +25,14 @@ Worker Labs: graded exercises on background workers and job queues
 
 By hand, as the steps of a handout need it:
 
-  make up LAB=03                start the servers and keep them; prints DATABASE_URL
+  make up LAB=03                start the servers and keep them; prints the variables to export
   make run LAB=03 N=2           run your worker, or N of them, in the foreground
-  make tasks LAB=03 N=10        add tasks
-  make queue LAB=03             show the tasks, again and again, until Ctrl-C
-  make psql                     a prompt of the database
+  make api LAB=02               run your API in the foreground; prints API, its address
+  make migrate LAB=02           run your migrations; DOWN=1 takes the last one back
+  make tasks LAB=03 N=10        add tasks: through your API while it runs, else for the worker
+  make queue LAB=03             show the tasks or jobs, again and again, until Ctrl-C
+  make psql                     a prompt of PostgreSQL
+  make redis-cli                a prompt of Redis
   make down                     stop the servers and throw their data away
 
 Variables:
@@ -41,6 +44,11 @@ Variables:
   SERVICES=auto                 auto, containers, embedded or external
   PATIENCE=2                    multiply every time limit, on a very slow machine
   RUNS=20                       grade so many times; prints how often each check passed and failed
+  N=10                          so many workers, or tasks
+  DOWN=1                        make migrate goes down instead of up
+  PORT=9000                     the port of make api; by default the lab's own, or a free one
+  API=path/to/folder            lab 03: this API instead of the kit's own, such as starter/lab02
+  API=http://127.0.0.1:9000     where make tasks finds an API that make api does not run
   VERBOSE=1                     say more
   PYTHON=path/to/python3        the Python (3.11 or newer) to set up with
 
@@ -75,7 +83,7 @@ endif
 .venv/.ready-test: pyproject.toml graders/constraints.txt
 	@sh graders/setup.sh test
 
-COMMANDS := grade explore labs hint reset doctor up run tasks queue psql down images
+COMMANDS := grade explore labs hint reset doctor up run api migrate tasks queue psql redis-cli down images
 
 .PHONY: $(COMMANDS)
 $(COMMANDS): .venv/.ready-base
@@ -83,7 +91,7 @@ $(COMMANDS): .venv/.ready-base
 
 .PHONY: test lint prove bench-grader
 test: .venv/.ready-test
-	@$(PY) -m pytest graders/tests
+	@$(PY) -m pytest graders/tests -n 3 --dist loadgroup
 
 lint: .venv/.ready-test
 	@$(PY) -m ruff check .

@@ -27,9 +27,12 @@ COMMANDS = {
     "up": ("graders.harness.hand.servers", "up"),
     "down": ("graders.harness.hand.servers", "down"),
     "run": ("graders.harness.hand.run", "main"),
+    "api": ("graders.harness.hand.api", "main"),
+    "migrate": ("graders.harness.hand.migrate", "main"),
     "tasks": ("graders.harness.hand.tasks", "add"),
-    "queue": ("graders.harness.hand.tasks", "queue"),
+    "queue": ("graders.harness.hand.queue", "show"),
     "psql": ("graders.harness.hand.psql", "main"),
+    "redis-cli": ("graders.harness.hand.redis_prompt", "main"),
     "prove": ("graders.harness.prove", "main"),
     "bench-grader": ("graders.harness.bench", "main"),
 }

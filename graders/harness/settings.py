@@ -158,7 +158,8 @@ class Settings:
     verbose: bool = False
     n: int | None = None  # workers of `make run`, tasks of `make tasks`
     step: str | None = None
-    api: str | None = None
+    api: str | None = None  # API=folder: whose API a check takes
+    api_url: str | None = None  # API=http://…: where `make tasks` finds one
     port: int | None = None
     down: bool = False  # of `make migrate`
 
@@ -203,7 +204,8 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         verbose=(text("VERBOSE") or "0").lower() not in ("0", "no", "false", "off"),
         n=_whole("N", text("N"), 1, 10_000) if text("N") else None,
         step=_step(text("STEP")),
-        api=text("API"),
+        api=None if _is_address(text("API")) else _folder("API", text("API")),
+        api_url=text("API") if _is_address(text("API")) else None,
         port=_whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
         down=_switch("DOWN", text("DOWN") or "0"),
     )
@@ -222,6 +224,16 @@ def _switch(name: str, value: str) -> bool:
     if value.lower() in ("0", "no", "false", "off"):
         return False
     raise SettingError(f"{name}={value} is not known; use {name}=1, or leave it out.")
+
+
+def _is_address(value: str | None) -> bool:
+    return value is not None and "://" in value
+
+
+def _folder(name: str, value: str | None) -> str | None:
+    if value is not None and not Path(value).expanduser().is_dir():
+        raise SettingError(f"There is no folder {name}={value} (seen from {Path.cwd()}).")
+    return str(Path(value).expanduser()) if value is not None else None
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -64,11 +64,35 @@ def test_errors_are_one_sentence_and_status_2(
     assert cli.main([]) == 2
     monkeypatch.setenv("LAB", "77")
     capsys.readouterr()
-    for command in ("hint", "reset", "up", "run", "tasks", "queue"):
+    for command in ("hint", "reset", "up", "run", "api", "migrate", "tasks", "queue", "psql"):
         assert cli.main([command]) == 2
         said = capsys.readouterr()
         assert said.err.startswith("There is no lab '77'.")
         assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    "command", ["grade", "hint", "reset", "up", "run", "api", "migrate", "tasks", "queue"]
+)
+def test_a_command_that_is_about_a_lab_asks_which(
+    kit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.delenv("LAB")
+    assert cli.main([command]) == 2
+    said = capsys.readouterr()
+    assert said.err == "Say which lab, as in LAB=03. The labs are:\n  LAB=03  A lab\n"
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("command", ["psql", "redis-cli"])
+def test_a_prompt_of_nothing_says_what_to_start(
+    kit: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    for name in ("LAB", "REDIS_HOST", "REDIS_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main([command]) == 2
+    what = "PostgreSQL" if command == "psql" else "Redis"
+    assert capsys.readouterr().err.startswith(f"No {what} is up. Start one with: make up LAB=0")
 
 
 def test_a_reader_who_leaves_early_is_no_error() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graders.harness import cli
 from graders.harness.settings import ROOT
 
 SHELL = shutil.which("dash") or "/bin/sh"
@@ -22,8 +23,8 @@ dependencies = []
 [project.optional-dependencies]
 test = []
 """
-VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "API",
-             "PORT", "PYTHON")  # fmt: skip
+VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "DOWN",
+             "API", "PORT", "PYTHON")  # fmt: skip
 
 
 @pytest.fixture
@@ -96,12 +97,50 @@ def test_help_is_the_default_fits_and_needs_nothing(kit: Path) -> None:
     assert not (kit / ".venv").exists()
 
 
-def test_help_names_every_command() -> None:
+def told(start: str) -> list[str]:
+    """What stands behind these words in the one line of the Makefile that begins with them."""
     text = (ROOT / "Makefile").read_text()
-    (commands,) = (line for line in text.splitlines() if line.startswith("COMMANDS := "))
+    (line,) = (line for line in text.splitlines() if line.startswith(start))
+    return line.removeprefix(start).split()
+
+
+def test_help_names_every_command_and_every_variable() -> None:
     said = make(ROOT).stdout
-    for command in commands.removeprefix("COMMANDS := ").split():
-        assert f"make {command}" in said
+    for command in told("COMMANDS := "):
+        assert f"make {command} " in said or f"make {command}\n" in said
+    assert set(told("export ")) == set(VARIABLES)
+    for variable in VARIABLES:
+        assert f"\n  {variable}=" in said
+
+
+def test_help_has_its_columns_in_line() -> None:
+    lines = [line for line in make(ROOT).stdout.splitlines() if line.startswith("  ")]
+    assert len(lines) > 25
+    for line in lines:
+        assert line[31] == " ", line
+        assert line[32] != " ", line
+
+
+def test_every_command_is_one_of_the_commands() -> None:
+    """What make hands on, the program behind it knows."""
+    assert set(told("COMMANDS := ")) <= set(cli.COMMANDS)
+
+
+def test_every_variable_reaches_the_commands(kit: Path) -> None:
+    (kit / "graders" / "harness" / "cli.py").write_text(
+        f"import os\nprint([os.environ.get(n) for n in {VARIABLES}])\n"
+    )
+    made = make(kit, "labs", *(f"{name}={name} $$x" for name in VARIABLES if name != "PYTHON"),
+                f"PYTHON={sys.executable}")
+    assert made.stdout == str([
+        sys.executable if name == "PYTHON" else f"{name} $x" for name in VARIABLES
+    ]) + "\n"
+
+
+@pytest.mark.parametrize("command", ["api", "migrate", "redis-cli"])
+def test_a_command_runs_whatever_lies_in_the_folder(kit: Path, command: str) -> None:
+    (kit / command).mkdir()
+    assert make(kit, command).stdout.startswith(f"['{command}']")
 
 
 def test_from_nothing_to_a_command_and_then_at_no_cost(kit: Path) -> None:

