@@ -32,10 +32,7 @@ def test_needs_are_declared_before_they_are_needed(lab):
     for each in checks_of(lab).values():
         assert set(each.needs) <= seen, each.name
         seen.add(each.name)
-    # A program, or a file that is looked at by itself, has one check on which its others stand.
-    roots = [each for each in checks_of(lab).values() if not each.needs]
-    assert roots
-    assert len({each.exercise for each in roots}) == len(roots), "one root in each exercise"
+    assert any(not each.needs for each in checks_of(lab).values()), "a root"
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)

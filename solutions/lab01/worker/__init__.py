@@ -1,0 +1,1 @@
+"""A background worker with a Redis list as its queue."""
