@@ -1,0 +1,82 @@
+"""Requests as the checks of lab 02 make them, and what is expected of an answer's status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graders.harness.api import Answer, Api, Request
+
+UNKNOWN_ID = "6b3f8d52-0000-4000-8000-1c2d3e4f5a6b"  # of no task in any check
+
+
+def send(api: Api, method: str, path: str, data: Any = None, **more: Any) -> Request:
+    """Send a request and wait for its answer, whatever it is; both are told as a step."""
+    request = api.send(method, path, data, **more)
+    answer = api.answer_of(request)
+    api.lab.tell(f"Sent {request.shown}: it was answered with {answer.status}.")
+    return request
+
+
+def expect_status(api: Api, request: Request, status: int) -> None:
+    """The request was answered with this status. Raises a Finding."""
+    answer = api.answer_of(request)
+    expected = f"{request.shown} is answered with status {status}."
+    if answer.status == status:
+        return
+    expect_no_server_error(api, request, expected)
+    raise api.lab.finding(
+        "wrong-status-code", expected, f"The status was {answer.status}.",
+        api.exchange_evidence(request),
+    )  # fmt: skip
+
+
+def expect_refused(api: Api, request: Request, what: str) -> None:
+    """The request was answered with 4xx; `what` says what it was: “a title that is blank”."""
+    answer = api.answer_of(request)
+    expected = f"{request.method} with {what} is refused with a status 4xx."
+    expect_no_server_error(api, request, expected)
+    if answer.status >= 400:
+        return
+    raise api.lab.finding(
+        "bad-input-accepted", expected, f"It was answered with status {answer.status}.",
+        api.exchange_evidence(request),
+    )  # fmt: skip
+
+
+def expect_no_server_error(api: Api, request: Request, expected: str) -> None:
+    """The request was not answered with 5xx. Raises a Finding."""
+    answer = api.answer_of(request)
+    if answer.status < 500:
+        return
+    raise api.lab.finding(
+        "server-error", expected, f"It was answered with status {answer.status}.",
+        api.exchange_evidence(request), api.statement_evidence(4), api.log_evidence(20),
+    )  # fmt: skip
+
+
+def expect_failure(api: Api, request: Request) -> None:
+    """The request, which nobody could carry out, was answered with 5xx. Raises a Finding."""
+    answer = api.answer_of(request)
+    if answer.status < 500:
+        raise api.lab.finding(
+            "wrong-status-code", f"{request.shown}, which cannot be done, is answered with 5xx.",
+            f"The status was {answer.status}.", api.exchange_evidence(request),
+        )  # fmt: skip
+
+
+def data_of(api: Api, request: Request) -> Any:
+    """What an answer that tells of success has as its data. Raises a Finding."""
+    told = api.answer_of(request).json
+    if isinstance(told, dict) and told.get("data") is not None:
+        return told["data"]
+    raise api.lab.finding(
+        "wrong-answer",
+        f"The answer to {request.shown} is a JSON object that has something in “data”.",
+        "It is a JSON object without." if isinstance(told, dict) else "It is no JSON object.",
+        api.exchange_evidence(request),
+    )
+
+
+def succeeded(answer: Answer) -> bool:
+    """Whether its status is 2xx."""
+    return 200 <= answer.status < 300

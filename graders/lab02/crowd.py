@@ -1,0 +1,101 @@
+"""Many requests at once: how many connections an API opens for them, and whether all are answered.
+
+The answers to its statements are held on the wire, so each connection that it has taken stays in
+use. A few questions that need no database then show that it has taken in what it takes in.
+"""
+
+from __future__ import annotations
+
+from graders.harness.api import Api, Request
+from graders.harness.check import CouldNotGrade
+from graders.harness.lab import Lab
+from graders.harness.steps import Step
+from graders.harness.worker import asks_for_tasks
+from graders.lab02 import rows
+from graders.lab02.asking import expect_status, send
+
+MOST = 10  # connections
+CROWD = 40  # requests
+QUIET = 10  # questions in a row during which it has opened no connection
+PATIENCE = 1.0  # seconds for such a question; some answer one request at a time
+FELT = 1.5  # seconds; a hold of that length may have used up the time that a request waits
+TRIES = 3
+
+
+def come_at_once(lab: Lab) -> None:
+    """40 requests while no answer of PostgreSQL arrives; then all are let go and answered."""
+    api = lab.start_api()
+    rows.create(api, {"title": "the first one"})
+    for _ in range(TRIES):
+        hold = api.wire.hold(_is_held, when="after", times=None)
+        began = lab.history.now()
+        requests = [_send(api, number) for number in range(CROWD)]
+        lab.tell(f"Sent {CROWD} requests at once, and held what PostgreSQL answered to them.")
+        if hold.wait_reached(lab.budgets.work) is None:
+            api.answer_of(requests[0])  # or it says what has become of it
+            raise lab.finding(
+                "request-unanswered", f"{api.name} asks the tasks table for what is requested.",
+                f"In {lab.budgets.work:.0f} s no statement of it named the table.",
+                api.statement_evidence(), api.log_evidence(),
+            )  # fmt: skip
+        _expect_few(lab, api)
+        hold.release()
+        held = lab.history.now() - began
+        lab.tell("Let all answers go.")
+        answers = [api.answer_of(request) for request in requests]
+        if held < FELT * lab.budgets.factor or all(a.status in (200, 201) for a in answers):
+            _expect_answers(lab, api, requests)
+            return
+    raise CouldNotGrade("This machine was too busy to hold answers for a moment only.")
+
+
+def _is_held(step: Step) -> bool:
+    return asks_for_tasks(step)
+
+
+def _send(api: Api, number: int) -> Request:
+    if number % 2:
+        return api.send("POST", "/tasks", {"title": f"crowd {number:02}"})
+    return api.send("GET", "/tasks?limit=5")
+
+
+def _expect_few(lab: Lab, api: Api) -> None:
+    """Its connections are few, once it has opened what it wants to open."""
+    quiet, before, crowded = 0, -1, 0
+    while quiet < QUIET and crowded < 2:
+        opened = len(api.wire.connections)
+        crowded += opened > MOST  # looked at twice: one may just be about to close
+        quiet, before = (quiet + 1, opened) if opened == before else (0, opened)
+        request = api.send("GET", "/no-such-route", told=False)
+        api.wait_answer(request, PATIENCE)
+        if not request.over:
+            break
+    opened = len(api.wire.connections)
+    lab.tell(f"Counted the open connections of {api.name}: {opened}.")
+    if opened > MOST:
+        raise lab.finding(
+            "too-many-connections",
+            f"{api.name} serves {CROWD} requests at once with at most {MOST} connections; the rest "
+            "wait for their turn.",
+            f"It had {opened} connections open at one time.",
+            api.log_evidence(),
+        )
+
+
+def _expect_answers(lab: Lab, api: Api, requests: list[Request]) -> None:
+    """Each was answered rightly, and each task was stored once."""
+    for request in requests:
+        expect_status(api, request, 201 if request.method == "POST" else 200)
+    titles = [row["title"] for row in rows.stored(lab).values()]
+    for request in requests:
+        if request.method == "POST":
+            told = api.answer_of(request).json["data"]
+            rows.expect_task(api, request, told, rows.stored(lab)[told["id"]])
+            if titles.count(told["title"]) != 1:
+                raise lab.finding(
+                    "stored-twice", f"“{told['title']}” is stored once.",
+                    f"It is stored {titles.count(told['title'])} times.",
+                    api.exchange_evidence(request),
+                )  # fmt: skip
+    # It is as well as before: a pool that has lost a connection has none left after a while.
+    expect_status(api, send(api, "GET", "/tasks"), 200)

@@ -1,0 +1,105 @@
+"""A deploy, or a restart of the database, while a request is being carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+
+from graders.harness.api import Api, Request
+from graders.harness.lab import Lab
+from graders.harness.steps import Hold, Step
+from graders.harness.worker import asks_for_tasks
+from graders.lab02 import outage, rows
+from graders.lab02.asking import expect_status
+from graders.lab02.shapes import expect_shape
+
+
+def is_insert(step: Step) -> bool:
+    """Whether a step stores a task."""
+    return asks_for_tasks(step) and "insert" in step.words.lower()
+
+
+def cut_off_while_storing(lab: Lab, api: Api) -> None:
+    """All connections are cut when PostgreSQL has done an INSERT and the API has not heard of it.
+
+    It may be answered with 503, as nobody knows whether the task is stored, or rightly. It may not
+    be stored twice.
+    """
+    title = "whether it was stored"
+    request, _ = _held_post(lab, api, title)
+    outage.cut(api)
+    answer = api.answer_of(request)
+    lab.tell(f"The request was answered with {answer.status}.")
+    count = _count(lab, title)
+    expected = (
+        f"{request.shown}, whose connection was lost on the way, is answered with 503, or with 201 "
+        "and one row."
+    )
+    if count > 1:
+        raise lab.finding(
+            "stored-twice", f"“{title}” is stored once.", f"It is stored {count} times.",
+            api.exchange_evidence(request), api.statement_evidence(),
+        )  # fmt: skip
+    if answer.status not in (201, 503):
+        raise lab.finding(
+            "outage-not-told", expected, f"It was answered with {answer.status}.",
+            api.exchange_evidence(request), api.log_evidence(20),
+        )  # fmt: skip
+    if answer.status == 201 and not count:
+        raise lab.finding(
+            "row-wrong", expected, "It was answered with 201, and there is no row.",
+            api.exchange_evidence(request), api.statement_evidence(),
+        )  # fmt: skip
+    expect_shape(api, request)
+    outage.expect_well_again(api, "GET", "/tasks", status=200)
+
+
+def stop_while_storing(lab: Lab) -> None:
+    """SIGTERM while the answer to an INSERT is on its way; a second client keeps its connection."""
+    api = lab.start_api()
+    title = "the last one before the deploy"
+    with contextlib.closing(_kept_alive(api)):
+        lab.tell("A client asked for GET /health, and kept its connection open.")
+        request, hold = _held_post(lab, api, title)
+        api.terminate()
+        if request.over:
+            api.answer_of(request)  # says that it was dropped, if it was
+        hold.release()
+        lab.tell("Let PostgreSQL's answer go.")
+        answer = api.wait_answer(request)
+        if answer is None:
+            raise lab.finding(
+                "request-dropped",
+                f"{request.shown}, which was in flight when SIGTERM came, is answered.",
+                f"No answer came: {request.problem}.",
+                api.statement_evidence(), api.log_evidence(20),
+            )  # fmt: skip
+        expect_status(api, request, 201)
+        rows.expect_created(api, request, {"title": title})
+        api.expect_exit(code=0)
+
+
+def _held_post(lab: Lab, api: Api, title: str) -> tuple[Request, Hold]:
+    """POST a task, and hold PostgreSQL's answer to the INSERT."""
+    hold = api.wire.hold(is_insert, when="after")
+    request = api.send("POST", "/tasks", {"title": title})
+    lab.tell(f"Sent {request.shown}, and held PostgreSQL's answer to the INSERT.")
+    if hold.wait_reached(lab.budgets.work) is None:
+        api.answer_of(request)
+        raise lab.finding(
+            "act-failed", f"{request.shown} makes {api.name} INSERT a row into tasks.",
+            "No such statement came.", api.statement_evidence(), api.exchange_evidence(request),
+        )  # fmt: skip
+    return request, hold
+
+
+def _kept_alive(api: Api) -> http.client.HTTPConnection:
+    """A client's connection that has had an answer and stays open."""
+    client = http.client.HTTPConnection("127.0.0.1", api.port, timeout=api.lab.budgets.work)
+    client.request("GET", "/health")
+    client.getresponse().read()
+    return client
+
+
+def _count(lab: Lab, title: str) -> int:
+    return lab.sql("SELECT count(*) AS n FROM tasks WHERE title = %s", (title,))[0]["n"]

@@ -1,0 +1,1 @@
+-- TODO 14 is open: what undoes 001_create_tasks.up.sql

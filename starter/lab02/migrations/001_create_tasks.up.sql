@@ -1,0 +1,1 @@
+-- TODO 3 is open: the table, as labs/lab02/schema.sql has it

@@ -1,0 +1,1 @@
+-- TODO 14 is open: what undoes 002_index_pending.up.sql

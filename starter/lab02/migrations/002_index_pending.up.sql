@@ -1,0 +1,1 @@
+-- TODO 13 is open: the index for the workers' poll, as labs/lab02/schema.sql has it
