@@ -61,6 +61,7 @@ def observed(lab: Lab, roles: dict[str, str], since: int = 0) -> list[Message]:
     """
     messages: list[Message] = []
     in_hand = False
+    requests = 0
 
     def add(*new: Message) -> None:
         for message in new:
@@ -71,6 +72,7 @@ def observed(lab: Lab, roles: dict[str, str], since: int = 0) -> list[Message]:
     for event in lab.history.events(since=since):
         step, call = event.data.get("step"), event.data.get("call")
         if event.kind == h.REQUEST_SENT:
+            requests += 1
             add(("client", "api"))
         elif event.kind == h.REQUEST_ANSWERED:
             add(("api", "client"))
@@ -80,10 +82,12 @@ def observed(lab: Lab, roles: dict[str, str], since: int = 0) -> list[Message]:
         elif event.kind == h.CALL_ANSWERED and call.process in roles:
             in_hand = False
             add(("world", "worker"))
-        # What is said while the work is done (a heartbeat, a reaper) is no message of the task.
-        elif (event.kind == h.STEP_DELIVERED and event.who in roles and step.kind == "query"
-                and not in_hand):
+        elif event.kind == h.STEP_DELIVERED and event.who in roles and step.kind == "query":
             role = roles[event.who]
+            # What a worker says while the work is done (a heartbeat, a reaper), or when the client
+            # asks for the end already (its next poll), is no message of the task.
+            if in_hand or (role == "worker" and requests > 1):
+                continue
             add((role, "PostgreSQL"), ("PostgreSQL", role))
     return messages
 
