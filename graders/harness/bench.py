@@ -1,8 +1,8 @@
 """`make bench-grader`: how fast grading is, as a ratio to what it cannot be faster than.
 
 The floor is what the student's processes cost by themselves: so many starts of a bare Python with
-psycopg, spread over the cores, after the servers have started. All is measured in one run, so the
-ratio holds on a slow machine too. Nothing here is asserted by a test.
+the libraries of their role, spread over the cores, after the servers have started. All is measured
+in one run, so the ratio holds on a slow machine too. Nothing here is asserted by a test.
 """
 
 from __future__ import annotations
@@ -22,14 +22,21 @@ from graders.harness.results import LabResult
 from graders.harness.session import GradingSession, Options
 
 STARTS = 5
+CLIENTS = {"postgres": "psycopg, psycopg_pool", "redis": "redis"}
 
 
-def bare_start() -> float:
-    """Seconds of one start of a bare Python with psycopg, the median of a few."""
+def libraries(lab: settings.Lab, role: str) -> str:
+    """What a program of this role imports at the least: "redis, fastapi, uvicorn"."""
+    client = CLIENTS["postgres" if "postgres" in lab.services else "redis"]
+    return f"{client}, fastapi, uvicorn" if role == "api" else client
+
+
+def bare_start(imported: str) -> float:
+    """Seconds of one start of a bare Python with these libraries, the median of a few."""
     taken = []
     for _ in range(STARTS):
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import psycopg"], check=True)
+        subprocess.run([sys.executable, "-c", f"import {imported}"], check=True)
         taken.append(time.perf_counter() - began)
     return sorted(taken)[STARTS // 2]
 
@@ -52,7 +59,7 @@ def measure(lab: settings.Lab, folder: Path) -> dict[str, object]:
         "seconds": time.perf_counter() - began,
         "first_verdict": first,
         "servers": session.servers_seconds,
-        "processes": session.processes_started,
+        "starts": dict(session.starts),
         "memory_mb": most / 2**20,
         "result": result,
     }
@@ -62,12 +69,13 @@ def main(env: Mapping[str, str]) -> int:
     """Print the benchmark of one lab (LAB, by default lab03)."""
     lab = settings.lab(env.get("LAB") or "03")
     cores = os.cpu_count() or 1
-    start = bare_start()
     reference = measure(lab, settings.ROOT / "solutions" / lab.name)
     starter = measure(lab, settings.ROOT / "starter" / lab.name)
-    floor = reference["processes"] * start / cores + reference["servers"]
-    result, starts = reference["result"], reference["processes"]
-    print(f"{lab.name}, {cores} cores, python -c 'import psycopg' {start:.2f} s\n")
+    result, starts = reference["result"], reference["starts"]
+    each = {role: bare_start(libraries(lab, role)) for role in starts}
+    floor = sum(starts[role] * each[role] for role in starts) / cores + reference["servers"]
+    counted = ", ".join(f"{starts[role]} {role} x {each[role]:.2f} s" for role in sorted(starts))
+    print(f"{lab.name}, {cores} cores\n")
     print(f"  {'check':44} {'verdict':10} {'seconds':>8} {'share':>6}")
     total = sum(check.seconds for check in result.checks)
     for check in sorted(result.checks, key=lambda check: -check.seconds):
@@ -78,7 +86,7 @@ def main(env: Mapping[str, str]) -> int:
   first verdict {reference["first_verdict"]:6.2f} s
   servers       {reference["servers"]:6.2f} s
   explored      {_explored(result)}
-  floor         {floor:6.2f} s   {starts} starts x {start:.2f} s / {cores} cores + servers
+  floor         {floor:6.2f} s   ({counted}) / {cores} cores + servers
   ratio         {reference["seconds"] / floor:6.2f}
   starter       {starter["seconds"]:6.2f} s
   grader memory {reference["memory_mb"]:6.0f} MB""")

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ class GradingSession:
         self.stopping = False
         self.budgets = Budgets()
         self.notes: list[str] = []
-        self.processes_started = 0
+        self.starts: Counter[str] = Counter()  # processes of the submission, by their roles
         self.servers_seconds = 0.0
         self._on_progress = on_progress or (lambda _: None)
         self._began = time.monotonic()
@@ -270,7 +271,8 @@ class GradingSession:
         env = {**env, "TMPDIR": str(private)}
         submission = submission or self.submission
         argv = [*submission.command(role, env), *arguments]
-        self.processes_started += 1
+        with self._lock:
+            self.starts[role] += 1
         try:
             return Process.start(
                 self.keeper, self.loop, history, name, argv, env, cwd or submission.copy,
@@ -467,7 +469,7 @@ class GradingSession:
             extra={
                 "python": platform.python_version(),
                 "platform": platform.system(),
-                "processes_started": self.processes_started,
+                "processes_started": self.starts.total(),
                 "time_factor": round(self.budgets.factor, 2),
             },
         )
