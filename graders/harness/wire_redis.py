@@ -311,7 +311,9 @@ def said(name: str, arguments: list[bytes]) -> tuple[str, str]:
     for argument in arguments:
         word = " ".join(resp.text(argument).split())
         words.append(_short(word) if word else '""')
-        names.append(_keys_of(word) if word[:1] in ("{", "[") else _short(word) or '""')
+        # Made nameable before it is cut: a half of an id would be another in each run.
+        named = _keys_of(word) if word[:1] in ("{", "[") else _short(nameable(word))
+        names.append(named or '""')
     return " ".join(words), nameable(" ".join(names))
 
 
