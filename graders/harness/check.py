@@ -69,7 +69,6 @@ CODES: Mapping[str, str] = {
     "bad-input-accepted": "Input that cannot be used was accepted",
     "server-error": "A request was answered with a server's error (5xx)",
     "not-well-again": "The API did not become well again with its server",
-    "act-failed": "What the exploration starts from does not work, although nothing disturbs it",
     "stored-twice": "One request was stored twice",
     "row-wrong": "The rows are not what the answer to a request says of them",
     "sql-injected": "Text of a request was run as SQL",

@@ -845,7 +845,7 @@ def drain(sock: socket.socket) -> None:
 
 
 def remove_containers(label: str) -> None:
-    """Remove the containers with this label, if an engine answers; best effort."""
+    """Remove the containers with this label, and images, if an engine answers; best effort."""
     import shutil
     import subprocess
 
@@ -867,6 +867,15 @@ def remove_containers(label: str) -> None:
         names = listed.stdout.decode().split()
         if names:
             subprocess.run([docker, "rm", "-f", "-v", *names], stdout=subprocess.DEVNULL, **quiet)
+        for _ in range(5):  # an image goes only after those that were built upon it
+            listed = subprocess.run(
+                [docker, "images", "-aq", "--filter", f"label={label}"],
+                stdout=subprocess.PIPE, **quiet,
+            )  # fmt: skip
+            names = listed.stdout.decode().split()
+            if not names:
+                break
+            subprocess.run([docker, "rmi", "-f", *names], stdout=subprocess.DEVNULL, **quiet)
 
 
 def kill_everything_marked(prefix: str) -> None:

@@ -44,7 +44,6 @@ def bad() -> Iterator[Case]:
     yield Case("no body", b"")
     yield Case("a body that is no JSON", b"description=tidy+the+shed")
     yield Case("a body that is cut off", b'{"description": "tidy')
-    yield Case("a body that is not UTF-8", b'{"description": "\xff\xfe"}')
     yield Case("a list as its body", _as_json([{"description": good}]))
     yield Case("a text as its body", _as_json(good))
     yield Case("null as its body", b"null")

@@ -148,6 +148,7 @@ class Dockerfile:
     @classmethod
     def read(cls, text: str, given: Mapping[str, str] | None = None) -> Dockerfile:
         """Read its text; `given` are build arguments. Raises DockerfileError."""
+        text = text.removeprefix("\ufeff")
         arguments: dict[str, str] = {}
         groups: list[tuple[Instruction, list[Instruction]]] = []
         for each in _instructions(text):
@@ -240,7 +241,7 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 def _instructions(text: str) -> Iterator[Instruction]:
     """The instructions of a text, in order."""
-    plain, bodies, starts, ends = _without_heredocs(text.removeprefix("\ufeff"))
+    plain, bodies, starts, ends = _without_heredocs(text)
     parser = DockerfileParser(fileobj=io.BytesIO(plain.encode()), env_replace=False)
     for each in parser.structure:
         if each["instruction"] == "COMMENT":

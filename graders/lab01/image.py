@@ -24,7 +24,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from graders.harness.check import Finding
 from graders.harness.history import CONNECTED, History
 from graders.harness.jobs import JobsLab, JobsWorker
 from graders.harness.process import Caps, Process
@@ -75,8 +74,11 @@ class Engine:
         names = ("DOCKER_", "BUILDX_", "XDG_", "SSH_AUTH_SOCK")
         self.environment = lab.session.environment() | {
             name: value for name, value in os.environ.items() if name.startswith(names)
-        } | {"BUILDKIT_PROGRESS": "plain", "BUILDX_BUILDER": "default"}  # fmt: skip
+        } | {"BUILDKIT_PROGRESS": "plain"}  # fmt: skip
         self.environment["HOME"] = os.environ.get("HOME", "/")
+        # The builder that is in the engine itself, and so knows its images, has the context's name.
+        context = self.ask("context", "show").stdout.strip()
+        self.environment["BUILDX_BUILDER"] = context or "default"
         told = self.ask("version", "--format", "{{.Server.Os}}")
         if told.returncode != 0:
             raise ReadingOnly("no Docker engine answers here")
@@ -215,7 +217,7 @@ def labelled(file: Dockerfile, label: str, stages: int | None = None) -> str:
 
     With `stages`, only so many of them.
     """
-    lines = file.text.removeprefix("\ufeff").splitlines()
+    lines = file.text.splitlines()
     kept = file.stages[:stages]
     if len(kept) < len(file.stages):
         del lines[file.stages[len(kept)].head.line - 1 :]
@@ -266,6 +268,8 @@ def _run_build(
             left -= 1.0
             if engine.lab.session.stopping:
                 raise ReadingOnly("the run was stopped")
+        if process.cap is not None:
+            raise ReadingOnly("docker build prints more than is read of it")
         plain = [re.sub(r"\x1b\[[\d;]*m", "", line.text).rstrip() for line in process.lines]
         return [line for line in plain if line], ended.code if ended else None
     finally:
@@ -326,22 +330,28 @@ class ContainerWorker(JobsWorker):
 
     def expect_ready(self) -> None:
         """As of any worker; but a network that is not the image's fault is no finding."""
-        try:
-            super().expect_ready()
-        except Finding:
-            ended = self.process.exit
-            if ended is not None and ended.code in NOT_STARTED:
-                if not any(_IMAGES_FAULT.search(line) for line in self.lines):
-                    raise ReadingOnly("docker run does not work here") from None
-                raise self.lab.finding(
-                    "image-not-started", "A container of the image can be started.",
-                    f"It could not (docker run ended with exit status {ended.code}).",
-                    self.log_evidence(),
-                ) from None
-            connected = self.lab.history.events(CONNECTED, who=self.name)
-            if not connected and not self.reaches_us():
-                raise ReadingOnly("a container does not reach this machine here") from None
-            raise
+        self.wait(lambda _: self.connected, self.lab.budgets.boot)
+        if not self.connected:
+            self._fail_if_not_started()
+            if not self.reaches_us():
+                raise ReadingOnly("a container does not reach this machine here")
+        super().expect_ready()
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has connected to its proxy."""
+        return bool(self.lab.history.events(CONNECTED, who=self.name))
+
+    def _fail_if_not_started(self) -> None:
+        ended = self.process.exit
+        if ended is None or ended.code not in NOT_STARTED:
+            return
+        if not any(_IMAGES_FAULT.search(line) for line in self.lines):
+            raise ReadingOnly("docker run does not work here")
+        raise self.lab.finding(
+            "image-not-started", "A container of the image can be started.",
+            f"It could not: docker run ended with exit status {ended.code}.", self.log_evidence(),
+        )  # fmt: skip
 
     def reaches_us(self) -> bool:
         """Whether a container of the image can connect to the proxy at all; its Python tries."""

@@ -121,11 +121,11 @@ def expect_kept(lab: JobsLab, bad: list[Entry], worker: JobsWorker) -> None:
     worker.fail_if_ended(f"{worker.name} puts aside what is no job, and goes on.")
     lost = missing()
     if lost:
-        count = "one of them is not" if len(lost) == 1 else f"{len(lost)} of them are not"
+        count = f"{len(lost)} of {len(bad)} {'is' if len(lost) == 1 else 'are'} not there."
         raise lab.finding(
             "malformed-not-kept",
             f"What is no job is in the list {MALFORMED} now, byte for byte as it came.",
-            f"Of {len(bad)} entries {count}.",
+            count,
             _kept_evidence(lab, lost), _aside_evidence(lab), worker.log_evidence(),
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ def _kept_evidence(lab: JobsLab, of: list[Entry]) -> Evidence:
     for entry in of[:6]:
         where = "put aside" if entry.raw in there else (
             "in the queue" if entry.raw in queued else "nowhere")  # fmt: skip
-        lines.append(f"{entry.what}: {where}: {_shown(entry.raw)}")
+        lines.append(f"{where}: {entry.what}: {_shown(entry.raw)}")
     if len(of) > 6:
         lines.append(f"(and {len(of) - 6} more)")
     return Evidence("What was pushed, and where it is now", tuple(lines))
@@ -160,5 +160,5 @@ def _aside_evidence(lab: JobsLab) -> Evidence:
 
 
 def _shown(raw: bytes, most: int = 120) -> str:
-    text = repr(raw)[2:-1]
+    text = raw.decode("utf-8", "backslashreplace")
     return text if len(text) <= most else text[:most] + "…"

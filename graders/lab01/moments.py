@@ -158,12 +158,14 @@ class PostTask(Act):
         room.tell("Posted a task.")
         return Acted(api, request)
 
-    def went_well(self, room: JobsLab, acted: Acted) -> str:
+    def went_well(self, room: JobsLab, acted: Acted) -> tuple[str, str] | None:
         answer = acted.request.answer
-        if answer is None or answer.status != 201:
-            return (f"{acted.request.shown} was answered {answer.shown}" if answer
-                    else f"{acted.request.shown} was not answered: {acted.request.problem}")
-        return "" if self._stored(room) == (1, 4) else self._words(room)
+        if answer is None:
+            return ("request-unanswered",
+                    f"{acted.request.shown} was not answered: {acted.request.problem}")
+        if answer.status != 201:
+            return "wrong-status-code", f"{acted.request.shown} was answered {answer.shown}"
+        return None if self._stored(room) == (1, 4) else ("half-written", self._words(room))
 
     def judge(self, kind: str, room: JobsLab, acted: Acted) -> tuple[str, str] | None:
         if self._stored(room) in ((0, 0), (1, 4)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def entries(folder: Path, name: str, _seen: frozenset[str] = frozenset()) -> Ite
     for number, line in _lines((folder / name).read_text("utf-8", "replace")):
         option = re.fullmatch(r"(?:-r|--requirement)[\s=]*(\S+)", line)
         if option:
-            other = str(Path(name).parent / option[1])
+            other = posixpath.normpath(posixpath.join(posixpath.dirname(name), option[1]))
             if other not in _seen | {name}:
                 yield from entries(folder, other, _seen | {name})
         elif not line.startswith("-"):

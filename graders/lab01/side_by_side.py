@@ -31,7 +31,7 @@ def first_calls(lab: JobsLab, count: int) -> list[HeldCall]:
     expect_each_once(lab)
     held = []
     for worker in workers:
-        call = lab.world.wait_call(None, worker, lab.budgets.work)
+        call = lab.world.wait_call(None, worker, 0)
         if call is None:
             expected = f"{worker.name} takes a job of its own: twelve are there, for {count}."
             worker.fail_if_ended(expected)

@@ -141,7 +141,18 @@ def expect_jobs(lab: JobsLab, wanted: list[dict[str, Any]]) -> None:
     except redis.ResponseError:
         raise lab.finding("jobs-wrong", f"{QUEUE} is a list.", "It is something else.") from None
     jobs = [_json(each) for each in raw]
-    shown = tuple(_short(each.decode(errors="backslashreplace"), 200) for each in raw[:12])
+    tasks = list(dict.fromkeys(each["task_id"] for each in wanted))
+    places = {id: f"<task {number}>" if len(tasks) > 1 else "<task_id>"
+              for number, id in enumerate(tasks, 1)}  # fmt: skip
+
+    def placed(text: str) -> str:
+        for id, place in places.items():
+            text = text.replace(id, place)
+        return text
+
+    shown = tuple(
+        _short(placed(each.decode(errors="backslashreplace")), 160) for each in raw[:12]
+    )
     evidence = Evidence(f"{QUEUE}, in the order in which it is popped", shown or ("(empty)",))
     ids = [each["subtask_id"] for each in wanted]
     expected = f"Once POST is answered, its four jobs are in {QUEUE}: <task_id>-0 is popped first" \
@@ -156,17 +167,16 @@ def expect_jobs(lab: JobsLab, wanted: list[dict[str, Any]]) -> None:
                               "One is none.", evidence)  # fmt: skip
         if job.get("subtask_id") != good["subtask_id"]:
             known = job.get("subtask_id") in ids
-            raise lab.finding(
-                "jobs-wrong", expected,
-                f"Where {good['subtask_id']} should be there is {job.get('subtask_id')!r}"
-                + (": the order is another." if known else "."), evidence,
-            )  # fmt: skip
+            seen = f"Where {good['subtask_id']} should be there is {job.get('subtask_id')!r}"
+            raise lab.finding("jobs-wrong", expected,
+                              placed(seen) + (": the order is another." if known else "."),
+                              evidence)  # fmt: skip
         for name, value in good.items():
             if name not in job or job[name] != value or type(job[name]) is not type(value):
                 raise lab.finding(
                     "jobs-wrong",
-                    f"In the job {good['subtask_id']}, {name} is {_short(repr(value))}.",
-                    _seen(job, name), evidence,
+                    placed(f"In the job {good['subtask_id']}, {name} is {_short(repr(value))}."),
+                    placed(_seen(job, name)), evidence,
                 )  # fmt: skip
 
 

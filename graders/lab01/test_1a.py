@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 
 from graders.harness.check import check
+from graders.harness.explore import acts
 from graders.lab01 import bad_bodies, outage
 from graders.lab01.asking import (
     expect_no_server_error,
@@ -16,6 +17,7 @@ from graders.lab01.asking import (
     wrong_answer,
 )
 from graders.lab01.early import expect_nothing_on_its_way, post_with_writes_held
+from graders.lab01.moments import PostTask
 from graders.lab01.stored import (
     expect_accepted,
     expect_created_at,
@@ -43,7 +45,7 @@ def test_accepts_a_task(lab):
     """
     api = lab.start_api(env={"TZ": FAR_AWAY}, told=f"TZ={FAR_AWAY}, 11 hours ahead of UTC")
     first = {"description": "Translate “naïve” to 日本語", "priority": 7}
-    lab.tell("Held what it writes for the next task, for a moment each time.")
+    lab.tell("From here on each of its writes was held for a moment, before Redis heard it.")
     began = datetime.now(UTC)
     request, hold = post_with_writes_held(api, first)
     answer = api.answer_of(request)
@@ -53,6 +55,7 @@ def test_accepts_a_task(lab):
     expect_nothing_on_its_way(api, request, one["task_id"])
     hold.release()
     expect_stored(lab, (first, one))
+    lab.tell("Held no more of its writes.")
 
     second = {"description": "mow the lawn"}
     began = datetime.now(UTC)
@@ -245,12 +248,16 @@ def _expect_refused(lab, api, case, request):
             api.exchange_evidence(request), api.statement_evidence(),
         )  # fmt: skip
     if answer.json is None:
-        raise wrong_answer(api, request, f"The answer to {case.what} is JSON, which says what is "
-                           "wrong.", "It is none.")  # fmt: skip
+        raise wrong_answer(
+            api, request,
+            f"The answer to POST /tasks with {case.what} is JSON, which says what is wrong.",
+            "It is no JSON.",
+        )  # fmt: skip
     if case.field and case.field not in answer.body.decode("utf-8", "replace").lower():
         raise wrong_answer(
-            api, request, f"The answer to {case.what} names the field, {case.field}.",
-            "The name does not stand in it.",
+            api, request,
+            f"The answer to POST /tasks with {case.what} names the field, “{case.field}”.",
+            "This word does not stand in it.",
         )  # fmt: skip
 
 
@@ -283,3 +290,16 @@ def test_survives_without_redis(lab):
                 "A task that is accepted after Redis has come back has its four jobs in the queue.",
                 "They are not all there.", api.exchange_evidence(request), api.statement_evidence(),
             )  # fmt: skip
+
+
+@check("1a", points=6, needs=[ROOT], explores=True)
+def test_writes_all_or_nothing(lab):
+    """Killed at any moment, the orchestrator leaves a whole task in Redis, or nothing.
+
+    A task of which two jobs are in the queue is never done, and nobody is told.
+    """
+    acts.explore(
+        lab, acts.CRASH, PostTask(),
+        "Whenever the orchestrator is killed (SIGKILL), the hash of the task and its four jobs "
+        "are all there, or none of them is.",
+    )

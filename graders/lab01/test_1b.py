@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from graders.harness.check import check
+from graders.harness.explore.checks import explore
 from graders.lab01 import malformed, results, waiting
+from graders.lab01.moments import SETTING
 from graders.lab01.refusal import expect_refusal
 
 ROOT = "completes_a_job"
@@ -42,7 +44,7 @@ def test_stores_a_whole_result(lab):
     Without the name nobody finds the worker that makes mistakes, a local time is wrong for
     everybody else, and a key without an end stays for ever.
     """
-    job = lab.add_job("translate “naïve” to 日本語, please")
+    job = lab.add_job("translate 'naïve' to 日本語")
     zone = f"TZ={FAR_AWAY}, 14 hours ahead of UTC"
     named = lab.start_worker(
         env={"WORKER_ID": NAME, "TZ": FAR_AWAY}, told=f"its WORKER_ID is “{NAME}”, and {zone}"
@@ -207,7 +209,7 @@ def test_finishes_the_job_on_sigterm(lab):
     # While its successor starts, a worker that gives up its job has time to do so.
     successor = lab.start_worker(told="as a deploy does")
     if others:
-        lab.world.next_call(worker=successor)
+        lab.world.wait_call(None, successor, lab.budgets.work)
     call.finish()
     # One with several jobs in its hands finishes them all.
     while (after := lab.world.wait_call(None, worker, lab.budgets.shutdown)) is not None:
@@ -278,3 +280,21 @@ def test_stops_soon_when_idle(lab):
     worker.fail_if_ended(f"{worker.name} lives on while it has nothing to do.")
     worker.terminate()
     worker.expect_exit(code=0)
+
+
+@check("1b", points=7, needs=[ROOT], explores=True)
+def test_stops_cleanly_at_every_step(lab):
+    """Told to stop at any moment, the worker finishes the job it has taken and takes no more.
+
+    An answer of BRPOP that is already on its way is a job, too: nobody else has it any more.
+    """
+    explore(lab, "shutdown", SETTING)
+
+
+@check("1b", points=7, needs=[ROOT], explores=True)
+def test_survives_a_disconnect_at_every_step(lab):
+    """Cut off at any moment, the worker connects again, and the result of its work is stored.
+
+    Only a job that was lost on the wire, with the answer of BRPOP, cannot be helped here.
+    """
+    explore(lab, "disconnect", SETTING)

@@ -208,11 +208,13 @@ def test_leaves_out_what_is_not_needed(lab):
         )  # fmt: skip
 
     ignored = context.ignore.ignores
-    packages = {path.split("/")[0] for path in context.files if path.endswith(".py")
-                and "/" in path} or {"worker"}  # fmt: skip
     for path in (".git/HEAD", ".git/objects/1f/7a7a"):
         if not ignored(path):
             raise let_in("the history", path)
+    if not any(path.endswith(".py") for path in context.paths):
+        return  # another language has caches of its own, or none
+    packages = {path.split("/")[0] for path in context.files if path.endswith(".py")
+                and "/" in path} or {"worker"}  # fmt: skip
     for folder in ("", *(f"{package}/" for package in sorted(packages))):
         path = f"{folder}__pycache__/module.cpython-312.pyc"
         if not ignored(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graders.harness.check import check
 from graders.harness.jobs import Job
 from graders.lab01 import side_by_side
+from graders.lab01.moments import show_losses
 
 WORKED = "completes_a_job"
 POSTED = "accepts_a_task"
@@ -28,7 +29,7 @@ def test_shares_the_work_of_three_workers(lab):
     side_by_side.expect_each_once(lab)
 
 
-@check("1d", points=3, needs=[WORKED], workers=2)
+@check("1d", points=3, needs=[WORKED, POSTED, TOLD], workers=2)
 def test_shows_when_all_is_done(lab):
     """The orchestrator shows how a task comes to its end: four results, and “completed”.
 
@@ -69,3 +70,13 @@ def test_shows_when_all_is_done(lab):
         call.finish()
         lab.expect_result(parts[call.task_id])
         expect_told(done, "completed" if done == 4 else "queued")
+
+
+@check("1d", points=0, needs=[WORKED], explores=True)
+def test_shows_which_moments_lose_a_job(lab):
+    """Killed at each moment in turn, the worker shows which moments lose a job (no points).
+
+    What BRPOP has handed out is nowhere but in the worker's memory: at-most-once. Lab 08 has the
+    cure.
+    """
+    show_losses(lab)

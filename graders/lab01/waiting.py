@@ -133,14 +133,16 @@ class Outage(Gate):
         for worker in self._workers:
             worker.wire.gate = self
             worker.wire.refuse(False)
-        lab.history.wait_until(lambda _: all(map(self._seen_enough, self._workers)),
-                               lab.budgets.work)  # fmt: skip
+        lab.history.wait_until(self._seen_enough, lab.budgets.work)
 
-    def _seen_enough(self, worker: JobsWorker) -> bool:
-        tries = self.tries(worker)
-        if not worker.alive or burst(tries) is not None:
+    def _seen_enough(self, _: object) -> bool:
+        tries = {worker: self.tries(worker) for worker in self._workers}
+        if any(burst(each) is not None for each in tries.values()):
             return True
-        return len(tries) >= TRIES and self._lab.history.now() - self._began > LOOKED_AT
+        looked = self._lab.history.now() - self._began > LOOKED_AT
+        return looked and all(
+            len(each) >= TRIES or not worker.alive for worker, each in tries.items()
+        )
 
     def end(self) -> None:
         """Redis is there again."""
@@ -186,7 +188,7 @@ class Outage(Gate):
             seen = "It lives on, and there is no result." if worker.alive else (
                 f"It {how_it_ended(worker.process.exit)}, and there is no result.")  # fmt: skip
             raise lab.finding("result-missing", expected, seen, lab.evidence(job),
-                              worker.statement_evidence(), worker.log_evidence())  # fmt: skip
+                              worker.statement_evidence(), worker.log_evidence(30))  # fmt: skip
         lab.expect_result(job)
 
     def expect_at_work_again(self) -> None:

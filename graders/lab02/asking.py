@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from graders.harness.api import Answer, Api, Request
 
 UNKNOWN_ID = "6b3f8d52-0000-4000-8000-1c2d3e4f5a6b"  # of no task in any check
 
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def words(api: Api, request: Request) -> str:
+    """The request in a line, its task by its label: PUT /tasks/T1 {"priority": 3}."""
+    return _ID.sub(lambda id: api.lab.label(id[0]).replace("task ", ""), request.shown)
+
 
 def send(api: Api, method: str, path: str, data: Any = None, **more: Any) -> Request:
     """Send a request and wait for its answer, whatever it is; both are told as a step."""
     request = api.send(method, path, data, **more)
     answer = api.answer_of(request)
-    api.lab.tell(f"Sent {request.shown}: it was answered with {answer.status}.")
+    api.lab.tell(f"Sent {words(api, request)}: it was answered with {answer.status}.")
     return request
 
 
 def expect_status(api: Api, request: Request, status: int) -> None:
     """The request was answered with this status. Raises a Finding."""
     answer = api.answer_of(request)
-    expected = f"{request.shown} is answered with status {status}."
+    expected = f"{words(api, request)} is answered with status {status}."
     if answer.status == status:
         return
     expect_no_server_error(api, request, expected)
@@ -59,7 +67,8 @@ def expect_failure(api: Api, request: Request) -> None:
     answer = api.answer_of(request)
     if answer.status < 500:
         raise api.lab.finding(
-            "wrong-status-code", f"{request.shown}, which cannot be done, is answered with 5xx.",
+            "wrong-status-code",
+            f"{words(api, request)}, which cannot be done, is answered with 5xx.",
             f"The status was {answer.status}.", api.exchange_evidence(request),
         )  # fmt: skip
 
@@ -71,7 +80,7 @@ def data_of(api: Api, request: Request) -> Any:
         return told["data"]
     raise api.lab.finding(
         "wrong-answer",
-        f"The answer to {request.shown} is a JSON object that has something in “data”.",
+        f"The answer to {words(api, request)} is a JSON object that has something in “data”.",
         "It is a JSON object without." if isinstance(told, dict) else "It is no JSON object.",
         api.exchange_evidence(request),
     )

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from graders.harness.api import Api, Request
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
-from graders.lab02.asking import data_of, expect_status, send
+from graders.lab02.asking import data_of, expect_status, send, words
 
 Tasks = list[dict[str, Any]]
 
@@ -63,15 +63,28 @@ def expect_page(
     })  # fmt: skip
     page, limit = told["page"], told["limit"]
     due = tasks[(page - 1) * limit : page * limit]
-    moments = {task["id"]: task["created_at"] for task in tasks}
-    shown = [str(each.get("id")) for each in told["tasks"] if isinstance(each, dict)]
-    if [moments.get(id) for id in shown] != [task["created_at"] for task in due]:
-        titles = {task["id"]: task["title"] for task in tasks}
+    listed = [each for each in told["tasks"] if isinstance(each, dict)]
+    wrong = _difference(tasks, due, listed)
+    if wrong:
+        asked = "newest first"
+        if due:
+            asked += f", from “{due[0]['title']}” to “{due[-1]['title']}”"
         raise _wrong(
-            api, request, f"It lists, newest first: {_titles(due)}.",
-            f"It lists: {', '.join(titles.get(id, f'(task {id})') for id in shown) or 'nothing'}.",
+            api, request, f"It lists {len(due)} tasks, {asked}.", wrong,
+            Evidence("The tasks of that page", (
+                f"due:    {_titles(due)}", f"listed: {_titles(listed)}",
+            )),
         )  # fmt: skip
-    return shown
+    return [str(each["id"]) for each in listed]
+
+
+def _difference(tasks: Tasks, due: Tasks, listed: Tasks) -> str:
+    """Where a page is not what is due: a sentence; "" if nowhere. Ties may come in any order."""
+    moments = {task["id"]: task["created_at"] for task in tasks}
+    for place, (task, each) in enumerate(zip(due, listed, strict=False), 1):
+        if moments.get(str(each.get("id"))) != task["created_at"]:
+            return f"At place {place} stands {_titles([each])}, where {_titles([task])} is due."
+    return "" if len(due) == len(listed) else f"It lists {len(listed)}."
 
 
 def expect_each_once(api: Api, tasks: Tasks, limit: int) -> None:
@@ -99,16 +112,12 @@ def _expect_numbers(api: Api, request: Request, told: Any, due: dict[str, int]) 
                          f"It says that “{name}” is {told.get(name)}.")
 
 
-def _wrong(api: Api, request: Request, expected: str, seen: str) -> Exception:
+def _wrong(api: Api, request: Request, expected: str, seen: str, *more: Evidence) -> Exception:
     return api.lab.finding(
-        "wrong-page", f"{request.shown} is answered with that page. {expected}", seen,
-        _statements(api), api.exchange_evidence(request),
+        "wrong-page", f"{words(api, request)} is answered with that page. {expected}", seen,
+        *more, api.statement_evidence(3), api.exchange_evidence(request),
     )  # fmt: skip
 
 
-def _statements(api: Api) -> Evidence:
-    return api.statement_evidence(3)
-
-
 def _titles(tasks: Iterable[dict[str, Any]]) -> str:
-    return ", ".join(task["title"] for task in tasks) or "nothing"
+    return ", ".join(f"“{task.get('title')}”" for task in tasks) or "(none)"

@@ -28,13 +28,16 @@ class PostTask(Act):
         room.tell(f"Posted the task “{TITLE}”.")
         return Acted(api, request)
 
-    def went_well(self, room: Lab, acted: Acted) -> str:
+    def went_well(self, room: Lab, acted: Acted) -> tuple[str, str] | None:
         answer = acted.request.answer
         if answer is None:
-            return f"{self.words} was not answered: {acted.request.problem}"
+            return ("request-unanswered",
+                    f"{self.words} was not answered: {acted.request.problem}")
         if answer.status != 201:
-            return f"{self.words} was answered {answer.shown}"
-        return "" if len(self._rows(room)) == 1 else self._said(room)
+            return "wrong-status-code", f"{self.words} was answered {answer.shown}"
+        count = len(self._rows(room))
+        code = "stored-twice" if count > 1 else "half-written"
+        return None if count == 1 else (code, self._said(room))
 
     def judge(self, kind: str, room: Lab, acted: Acted) -> tuple[str, str] | None:
         rows = self._rows(room)
@@ -108,10 +111,11 @@ class MigrateUp(Act):
         migration = room.migrate("up", database, wait=False, prepare=hold)
         return Acted(migration)
 
-    def went_well(self, room: Lab, acted: Acted) -> str:
+    def went_well(self, room: Lab, acted: Acted) -> tuple[str, str] | None:
         migration = acted.program
         migration.expect_success()
-        return schema.difference(room, migration.database) or ""
+        wrong = schema.difference(room, migration.database)
+        return ("half-migrated", wrong) if wrong else None
 
     def judge(self, kind: str, room: Lab, acted: Acted) -> tuple[str, str] | None:
         if kind not in (CRASH, DISCONNECT):

@@ -13,7 +13,7 @@ from graders.harness.api import Api, Request
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
 from graders.lab02 import bad_input, outage, rows
-from graders.lab02.asking import UNKNOWN_ID, expect_no_server_error, send
+from graders.lab02.asking import UNKNOWN_ID, expect_no_server_error, send, words
 from graders.lab02.document import Document, DocumentError, Operation
 from graders.lab02.drawing import Drawer
 
@@ -106,7 +106,10 @@ class Judge:
             ("DELETE", path, None),
             ("GET", "/health", None),
         ):  # fmt: skip
-            self.judge(send(self.api, method, where, data))
+            request = send(self.api, method, where, data)
+            expected = f"{words(self.api, request)} is not answered with a server's error."
+            expect_no_server_error(self.api, request, expected)
+            self.judge(request)
         path = rows.path_of(failed)
         self._send_all(
             "bad requests of the other checks",

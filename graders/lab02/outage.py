@@ -9,7 +9,7 @@ from graders.harness.api import Answer, Api, Request
 from graders.harness.check import Finding
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
-from graders.lab02.asking import data_of, send
+from graders.lab02.asking import data_of, send, words
 from graders.lab02.shapes import expect_shape
 
 PAUSE = 0.05  # seconds between two questions whether it is well; only so as not to flood it
@@ -69,7 +69,7 @@ def expect_health(api: Api, status: int) -> None:
     )  # fmt: skip
     answer = api.answer_of(request)
     if answer.status != status:
-        raise _untrue(api, f"{request.shown} -> {answer.shown}", status, answer)
+        raise _untrue(api, f"{words(api, request)} -> {answer.shown}", status, answer)
 
 
 def _untrue(api: Api, told: str, status: int, answer: Answer) -> Finding:
@@ -91,11 +91,11 @@ def expect_unavailable(api: Api, *requests: tuple[str, str, Any]) -> list[Reques
     sent = [api.send(*request) for request in requests]
     for request in sent:
         answer = api.answer_of(request)
-        api.lab.tell(f"Sent {request.shown}: it was answered with {answer.status}.")
+        api.lab.tell(f"Sent {words(api, request)}: it was answered with {answer.status}.")
         if answer.status != 503:
             raise api.lab.finding(
                 "outage-not-told",
-                f"While the database is away, {request.shown} is answered with 503.",
+                f"While the database is away, {words(api, request)} is answered with 503.",
                 f"It was answered with {answer.status}.",
                 api.exchange_evidence(request), api.log_evidence(20),
             )  # fmt: skip
@@ -114,8 +114,8 @@ def expect_well_again(api: Api, method: str, path: str, data: Any = None, *, sta
         return data_of(api, request)
     raise api.lab.finding(
         "not-well-again",
-        f"Once the database is there again, {request.shown} is answered with {status}, without a "
-        "restart of the API.",
+        f"Once the database is there again, {words(api, request)} is answered with {status}, "
+        "without a restart of the API.",
         f"{api.lab.budgets.boot:.0f} s later it was still answered with {answer.status}."
         if answer.status == 503 else f"It was answered with {answer.status}.",
         api.exchange_evidence(request), api.statement_evidence(), api.log_evidence(20),
@@ -131,7 +131,7 @@ def _ask_until(api: Api, method: str, path: str, data: Any, status: int) -> Requ
         request = api.send(method, path, data)
         answer: Answer = api.answer_of(request)
         if answer.status != 503 or left <= 0 or lab.session.stopping:
-            lab.tell(f"Sent {request.shown}: it was answered with {answer.status}.")
+            lab.tell(f"Sent {words(api, request)}: it was answered with {answer.status}.")
             return request
         lab.history.wait(lambda e: e.kind == h.EXIT, PAUSE, len(lab.history))
         left -= max(lab.history.now() - began, PAUSE)

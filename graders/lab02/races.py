@@ -13,6 +13,7 @@ from graders.lab02.asking import (
     expect_status,
     send,
     succeeded,
+    words,
 )
 
 # Each does something to other tasks if it is run. DELETE and UPDATE are what the role may do.
@@ -65,12 +66,13 @@ def _expect_others_alone(
     for id, row in before.items():
         if (but is None or id != but.id) and after.get(id) != row:
             raise api.lab.finding(
-                "sql-injected", f"{request.shown} changes nothing of other tasks.",
+                "sql-injected", f"{words(api, request)} changes nothing of other tasks.",
                 f"{api.lab.label(id)} "
                 f"{'is gone' if id not in after else 'is not what it was'}.",
                 api.exchange_evidence(request), api.statement_evidence(),
             )  # fmt: skip
-    expect_no_server_error(api, request, f"{request.shown} is answered like any other request.")
+    expected = f"{words(api, request)} is answered like any other request."
+    expect_no_server_error(api, request, expected)
 
 
 def requeue_while_a_worker_claims(lab: Lab, api: Api) -> None:
@@ -88,8 +90,8 @@ def requeue_while_a_worker_claims(lab: Lab, api: Api) -> None:
         )  # fmt: skip
         request = api.send("PUT", rows.path_of(task), {"status": "pending"})
         lab.tell(
-            f"Sent {request.shown} while {task} was being claimed by worker-9; committed the claim "
-            f"when {api.name} waited for the row."
+            f"Sent {words(api, request)} while {task} was being claimed by worker-9; committed "
+            f"the claim when {api.name} waited for the row."
         )
         _wait_until_blocked(lab, api, request)
     answer = api.answer_of(request)

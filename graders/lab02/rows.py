@@ -9,7 +9,7 @@ from typing import Any
 from graders.harness.api import Api, Request
 from graders.harness.lab import Lab, Task
 from graders.harness.results import Evidence
-from graders.lab02.asking import data_of, expect_status, send
+from graders.lab02.asking import data_of, expect_status, send, words
 
 Row = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ def expect_created(api: Api, request: Request, data: Mapping[str, Any], what: st
     told = data_of(api, request)
     id = str(told.get("id")).lower() if isinstance(told, dict) else "(none)"
     row = stored(api.lab).get(id)
-    asked = f"POST with {what}" if what else request.shown
+    asked = f"POST with {what}" if what else words(api, request)
     expected = f"{asked} stores the task as it was sent"
     if row is None:
         raise api.lab.finding(
@@ -81,10 +81,10 @@ def change(api: Api, task: Task, changes: Mapping[str, Any], untouched: Task) ->
     due.pop("updated_at")
     if "status" in changes:
         due["assigned_worker"] = None
-    _expect_row(api, request, f"{request.shown} changes that and nothing else", row, due)
+    _expect_row(api, request, f"{words(api, request)} changes that and nothing else", row, due)
     if row["updated_at"] <= was["updated_at"]:
         raise api.lab.finding(
-            "row-wrong", f"{request.shown} sets updated_at to the time of the change.",
+            "row-wrong", f"{words(api, request)} sets updated_at to the time of the change.",
             "updated_at is what it was before.", evidence(row), api.statement_evidence(),
         )  # fmt: skip
     expect_task(api, request, data_of(api, request), row)
@@ -116,7 +116,7 @@ def expect_unchanged(api: Api, request: Request, before: Mapping[str, Row]) -> N
         else "A row is not what it was before."
     )  # fmt: skip
     raise api.lab.finding(
-        "row-wrong", f"{request.shown}, which is refused, changes nothing.", seen,
+        "row-wrong", f"{words(api, request)}, which is refused, changes nothing.", seen,
         api.exchange_evidence(request), api.statement_evidence(),
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def _expect_untouched(
 ) -> None:
     if after.get(other.id) != before[other.id]:
         raise api.lab.finding(
-            "row-wrong", f"{request.shown} leaves {other}, another task, alone.",
+            "row-wrong", f"{words(api, request)} leaves {other}, another task, alone.",
             f"{other} is not what it was before.", evidence(after.get(other.id)),
             api.statement_evidence(),
         )  # fmt: skip
@@ -150,8 +150,8 @@ def expect_task(api: Api, request: Request, told: Any, row: Row) -> None:
     wrong = _difference(told, row)
     if wrong:
         raise api.lab.finding(
-            "wrong-answer", f"The answer to {request.shown} shows the task as its row is.", wrong,
-            api.exchange_evidence(request), evidence(row),
+            "wrong-answer", f"The answer to {words(api, request)} shows the task as its row is.",
+            wrong, api.exchange_evidence(request), evidence(row),
         )  # fmt: skip
 
 

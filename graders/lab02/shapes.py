@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graders.harness.api import Api, Request
-from graders.lab02.asking import succeeded
+from graders.lab02.asking import succeeded, words
 
 RIGHT = '{"data": …, "error": null}'
 WRONG = '{"data": null, "error": {"message": "…"}}'
@@ -20,7 +20,7 @@ def expect_shape(api: Api, request: Request) -> None:
     if problem:
         raise api.lab.finding(
             "wrong-shape",
-            f"The answer to {request.shown}, with status {answer.status}, has the shape "
+            f"The answer to {words(api, request)}, with status {answer.status}, has the shape "
             f"{RIGHT if good else WRONG}.",
             problem,
             api.exchange_evidence(request),

@@ -98,6 +98,7 @@ def test_changes_a_task(lab):
         {"title": "call the printer"},
         {"description": "before noon"},
         {"title": "call both printers", "description": "", "priority": 1},
+        {"description": None},
     ):
         rows.change(api, task, changes, untouched=other)
     expect_status(api, send(api, "PUT", rows.path_of(UNKNOWN_ID), {"priority": 1}), 404)
@@ -117,7 +118,7 @@ def test_requeues_only_failed_tasks(lab):
     rows.change(api, failed, {"status": "pending"}, untouched=others[1])
     for task in others:
         before = rows.stored(lab)
-        request = send(api, "PUT", rows.path_of(task), {"status": "pending"})
+        request = send(api, "PUT", rows.path_of(task), {"status": "pending", "priority": 7})
         expect_status(api, request, 409)
         rows.expect_unchanged(api, request, before)
     for task, status in ((others[0], "completed"), (others[1], "failed"), (left, "completed")):
@@ -215,7 +216,7 @@ def test_answers_in_one_shape(lab):
     expect_shape(api, request)
 
 
-@check("2a", points=3, needs=[ROOT])
+@check("2a", points=3, needs=[ROOT], workers=3)
 def test_answers_health_truly(lab):
     """GET /health is 200 while the database answers, and 503 while it does not.
 
@@ -248,7 +249,7 @@ def test_keeps_its_connections_few(lab):
     crowd.come_at_once(lab)
 
 
-@check("2a", points=5, needs=[ROOT])
+@check("2a", points=5, needs=[ROOT], workers=3)
 def test_describes_itself_truly(lab):
     """/openapi.json describes the API as it is: each status, and what each answer looks like.
 

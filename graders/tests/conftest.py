@@ -19,6 +19,10 @@ from graders.harness.servers import containers
 
 _numbers = itertools.count(1)
 
+# Images are built in test_image.py only: else every whole grading of lab 01 would build one.
+BASE_IMAGE = os.environ.get("WORKER_LABS_PYTHON_IMAGE", "").strip() or "python:3.12-slim"
+os.environ["WORKER_LABS_PYTHON_IMAGE"] = "worker-labs/none"
+
 
 @dataclass(frozen=True)
 class PostgresServer:
@@ -116,7 +120,7 @@ def engine() -> None:
         pytest.skip(lack)
 
 
-# Gradings mostly wait for somebody's time-outs, so several test processes share them (pytest-xdist).
+# Gradings mostly wait for time-outs, so several test processes share them (pytest-xdist).
 # What looks at the whole machine, or at the kit's own state, stays together in one of them.
 APART = ("test_mutants.py", "test_explore.py", "test_explore_redis.py")
 

@@ -77,8 +77,8 @@ class Act:
         """Begin the act. `hold` is to be called with the program before it can take a step."""
         raise NotImplementedError
 
-    def went_well(self, room: Room, acted: Acted) -> str:
-        """What was wrong with it although nothing had disturbed it; empty if nothing was."""
+    def went_well(self, room: Room, acted: Acted) -> tuple[str, str] | None:
+        """The code and the sentence of what was wrong although nothing disturbed it; else None."""
         raise NotImplementedError
 
     def judge(self, kind: str, room: Room, acted: Acted) -> tuple[str, str] | None:
@@ -176,7 +176,7 @@ def _record(session: GradingSession, act: Act) -> list[Moment]:
         acted, since = _begin(room, act, lambda program: None)
         _wait_over(room, acted)
         if wrong := act.went_well(room, acted):
-            raise NotRecorded(f"undisturbed, {wrong}", "act-failed")
+            raise NotRecorded(f"undisturbed, {wrong[1]}", wrong[0])
         acted.program.wire.settle(room.budgets.work)
         steps = [e.data["step"] for e in
                  room.history.events(h.STEP_ARRIVED, who=acted.program.name, since=since)]
