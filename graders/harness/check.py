@@ -35,7 +35,7 @@ CODES: Mapping[str, str] = {
     "migration-failed": "A migration ended, and not with exit status 0",
     # Starting
     "started-misconfigured": "The API started although a variable is missing or wrong",
-    "started-without-database": "The worker went on although it had no usable database",
+    "started-without-database": "The program went on although it had no usable server",
     "status-0-on-refusal": "The worker refused to start, but with exit status 0",
     "traceback-on-refusal": "The worker refused to start with a traceback instead of a sentence",
     "cause-not-named": "The refusal does not name what is wrong",
@@ -52,7 +52,7 @@ CODES: Mapping[str, str] = {
     "completed-before-the-work": "A task was marked completed before its work was done",
     "wrong-order": "A younger task was taken before an older one",
     "paused-between-tasks": "The worker waited although there were tasks left",
-    "busy-polling": "The worker does not wait its interval between empty polls",
+    "busy-polling": "The worker asks for work again without waiting",
     "slow-polling": "The worker waits much longer than its interval between empty polls",
     "wait-abandoned": "The worker gave up a wait that it had asked Redis for",
     "busy-retrying": "The worker tries again without a pause while Redis is away",
@@ -118,7 +118,7 @@ CODES: Mapping[str, str] = {
     "transaction-open-during-work": "A transaction stayed open while the work was done",
     "waits-for-lock": "A worker waits for another worker's lock although another task is free",
     "no-skip-locked": "The claim does not use FOR UPDATE SKIP LOCKED",
-    "one-worker-idle": "One of two workers had no share of the work",
+    "one-worker-idle": "A worker had no share of the work",
     # Recovering
     "task-not-recovered": "The task of a dead worker was not taken up again",
     "living-task-taken": "The task of a living worker was taken from it",

@@ -167,12 +167,22 @@ class JobsLab(Room):
         self.tell(f"Pushed {what}.")
 
     def queued(self, key: str = QUEUE) -> list[bytes]:
-        """What is in a list now, in the order in which it will be popped (from the right)."""
-        return self.ask(lambda r: r.lrange(key, 0, -1))[::-1]
+        """What is in a list now, in the order in which it will be popped (from the right).
+
+        Nothing, if the key holds something else.
+        """
+        try:
+            return self.ask(lambda r: r.lrange(key, 0, -1))[::-1]
+        except redis.ResponseError:
+            return []
 
     def raw_result(self, job: Job) -> bytes | None:
         """What is stored as the job's result; None if there is nothing."""
-        return self.ask(lambda r: r.get(f"result:{job.id}"))
+        key = f"result:{job.id}"
+        try:
+            return self.ask(lambda r: r.get(key))
+        except redis.ResponseError:  # it is there, and no string
+            return f"({self.ask(lambda r: r.type(key)).decode()}, not a string)".encode()
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """The job's result; None if there is none, or none that is a JSON object."""

@@ -13,6 +13,7 @@ databases: checks that use them need a server of their own.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,10 @@ _SUBSCRIBING = {
 }
 _MESSAGES = (b"message", b"pmessage", b"smessage")
 _BEYOND = {"SWAPDB", "MOVE", "SHUTDOWN", "DEBUG", "REPLICAOF", "SLAVEOF", "FAILOVER", "MIGRATE"}
+
+# What looks like an id of whatever sort, in a key or a value: eight characters or more, a digit
+# among them.
+_ID = re.compile(r"(?<![A-Za-z0-9_-])(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{8,}")
 
 SHOWN = 80  # characters of one argument or reply in words
 PARSED = 64 * 1024  # bytes of a reply that is looked into
@@ -312,7 +317,7 @@ def said(name: str, arguments: list[bytes]) -> tuple[str, str]:
         word = " ".join(resp.text(argument).split())
         words.append(_short(word) if word else '""')
         # Made nameable before it is cut: a half of an id would be another in each run.
-        named = _keys_of(word) if word[:1] in ("{", "[") else _short(nameable(word))
+        named = _keys_of(word) if word[:1] in ("{", "[") else _short(_ID.sub("?", nameable(word)))
         names.append(named or '""')
     return " ".join(words), nameable(" ".join(names))
 
