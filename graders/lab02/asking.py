@@ -25,10 +25,16 @@ def send(api: Api, method: str, path: str, data: Any = None, **more: Any) -> Req
     return request
 
 
-def expect_status(api: Api, request: Request, status: int) -> None:
-    """The request was answered with this status. Raises a Finding."""
+def expect_status(
+    api: Api, request: Request, status: int, *, why: str = "", what: str = ""
+) -> None:
+    """The request was answered with this status. Raises a Finding.
+
+    `why` is a clause for it: “T1 has not failed”. `what` says what a long request is about.
+    """
     answer = api.answer_of(request)
-    expected = f"{words(api, request)} is answered with status {status}."
+    asked = f"{request.method} with {what}" if what else words(api, request)
+    expected = f"{asked} is answered with status {status}{f': {why}' if why else ''}."
     if answer.status == status:
         return
     expect_no_server_error(api, request, expected)

@@ -73,7 +73,7 @@ def bad_tasks() -> Iterator[Case]:
     yield Case("an empty body", "POST", "/tasks", b"")
     yield Case("a body that is cut off", "POST", "/tasks", b'{"title": "a good')
     yield Case("a body that is no JSON", "POST", "/tasks", b"title=a+good+one")
-    yield Case("a priority that is NaN, which JSON does not know", "POST", "/tasks",
+    yield Case("the priority NaN (which is no JSON)", "POST", "/tasks",
                b'{"title": "a good one", "priority": NaN}')
 
 

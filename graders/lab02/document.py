@@ -6,6 +6,7 @@ where they differ (nullable, exclusive bounds). References are followed within t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Document:
         validator = self._validator(f"{pointer}/content/{_escaped(kind)}/schema")
         try:
             if validator.is_valid(NONSENSE):
-                return f"The schema in the document says nothing: it would also take {NONSENSE}."
+                shown = json.dumps(NONSENSE)
+                return f"The schema in the document says nothing: it would also take {shown}."
             error = best_match(validator.iter_errors(body))
         except (Unresolvable, SchemaError, UnknownType, re.error) as error:
             text = str(error).strip().splitlines()[0]

@@ -137,7 +137,8 @@ def _expect_untouched(
     if after.get(other.id) != before[other.id]:
         raise api.lab.finding(
             "row-wrong", f"{words(api, request)} leaves {other}, another task, alone.",
-            f"{other} is not what it was before.", evidence(after.get(other.id)),
+            f"{other} is {'not what it was before' if other.id in after else 'gone'}.",
+            evidence(after.get(other.id)),
             api.statement_evidence(),
         )  # fmt: skip
 

@@ -118,8 +118,10 @@ def _rules(found: Described, due: Described) -> str:
     words = {"p": "primary key", "u": "unique constraint", "c": "check", "f": "foreign key"}
     for kind, columns, literals in want:
         if (kind, columns, literals) not in have:
-            of = f" of {', '.join(literals)}" if literals else ""
-            return f"the {words[kind]} on {', '.join(columns)}{of} is missing"
+            on = ", ".join(columns)
+            if literals:
+                return f"no check on {on} allows {', '.join(literals)} and nothing else"
+            return f"the {words[kind]} on {on} is missing"
     for each, told in zip(have, found["constraints"], strict=True):
         if each not in want:
             return f"there is a {words.get(each[0], 'constraint')} too many: {told['told']}"

@@ -44,7 +44,8 @@ def test_shows_a_task(lab):
         request = send(api, "GET", rows.path_of(task))
         expect_status(api, request, 200)
         rows.expect_task(api, request, api.answer_of(request).json.get("data"), lab.row(task))
-    expect_status(api, send(api, "GET", rows.path_of(UNKNOWN_ID)), 404)
+    request = send(api, "GET", rows.path_of(UNKNOWN_ID))
+    expect_status(api, request, 404, why="no task has this id")
 
 
 @check("2a", points=4, needs=[ROOT])
@@ -101,7 +102,8 @@ def test_changes_a_task(lab):
         {"description": None},
     ):
         rows.change(api, task, changes, untouched=other)
-    expect_status(api, send(api, "PUT", rows.path_of(UNKNOWN_ID), {"priority": 1}), 404)
+    request = send(api, "PUT", rows.path_of(UNKNOWN_ID), {"priority": 1})
+    expect_status(api, request, 404, why="no task has this id")
 
 
 @check("2a", points=3, needs=["changes_a_task"])
@@ -119,7 +121,7 @@ def test_requeues_only_failed_tasks(lab):
     for task in others:
         before = rows.stored(lab)
         request = send(api, "PUT", rows.path_of(task), {"status": "pending", "priority": 7})
-        expect_status(api, request, 409)
+        expect_status(api, request, 409, why=f"{task} has not failed")
         rows.expect_unchanged(api, request, before)
     for task, status in ((others[0], "completed"), (others[1], "failed"), (left, "completed")):
         before = rows.stored(lab)
@@ -138,8 +140,9 @@ def test_deletes_a_task(lab):
     task, other = rows.add(lab, "failed"), rows.add(lab)
     api = lab.start_api()
     rows.delete(api, task, untouched=other)
-    expect_status(api, send(api, "DELETE", rows.path_of(task)), 404)
-    expect_status(api, send(api, "GET", rows.path_of(task)), 404)
+    for method in ("DELETE", "GET"):
+        request = send(api, method, rows.path_of(task))
+        expect_status(api, request, 404, why=f"{task} was deleted")
 
 
 @check("2a", points=8, needs=[ROOT])
@@ -152,7 +155,7 @@ def test_refuses_bad_input(lab):
     api = lab.start_api()
     for what, data in bad_input.good_tasks():
         request = api.send("POST", "/tasks", data)
-        expect_status(api, request, 201)
+        expect_status(api, request, 201, what=what)
         rows.expect_created(api, request, data, what)
     lab.tell(f"Added tasks at the limits of what is allowed: {api.name} took them all.")
     before = rows.stored(lab)

@@ -130,3 +130,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name not in APART:
             item.add_marker(pytest.mark.xdist_group("harness"))
+        elif item.get_closest_marker("hungry"):
+            item.add_marker(pytest.mark.xdist_group("hungry"))

@@ -124,6 +124,7 @@ def test_a_moment_that_is_not_there_is_not_graded(tmp_path):
 # Right workers -----------------------------------------------------------------------------------
 
 
+@pytest.mark.hungry
 def test_the_reference_gives_the_same_table_beside_hungry_neighbours(tmp_path):
     tables = []
     for neighbours in (0, 4):
@@ -140,6 +141,7 @@ def test_the_reference_gives_the_same_table_beside_hungry_neighbours(tmp_path):
     assert all(m.outcome == HELD for covered in tables[0].values() for m in covered.moments)
 
 
+@pytest.mark.hungry
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_same_moments_on_each_of_ten_runs(name, tmp_path):
     """Beside four neighbours that use all the CPU they get."""

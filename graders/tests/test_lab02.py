@@ -122,7 +122,7 @@ def test_the_same_in_other_words_is_no_difference(
          "the default of the column “type” is 'email'::text, not 'generic'::text"),
         ("uuid        PRIMARY KEY", "uuid NOT NULL", "the primary key on id is missing"),
         (", 'failed')", ")",
-         "the check on status of completed, failed, pending, processing is missing"),
+         "no check on status allows completed, failed, pending, processing and nothing else"),
         ("NOT NULL DEFAULT 0", "NOT NULL DEFAULT 0 CHECK (priority < 10)",
          "there is a check too many: CHECK ((priority < 10))"),
         ("title           text        NOT NULL", "title text NOT NULL UNIQUE",
