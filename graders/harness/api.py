@@ -203,6 +203,15 @@ class Api(Program):
             f"In {lab.budgets.boot:.0f} s it did not: {last}.", self.log_evidence(),
         )  # fmt: skip
 
+    def expect_no_server_error(self, request: Request, expected: str) -> None:
+        """The request was not answered with 5xx. Raises a Finding."""
+        answer = self.answer_of(request)
+        if answer.status >= 500:
+            raise self.lab.finding(
+                "server-error", expected, f"It was answered with status {answer.status}.",
+                self.exchange_evidence(request), self.statement_evidence(4), self.log_evidence(20),
+            )  # fmt: skip
+
     def exchange_evidence(self, request: Request) -> Evidence:
         """A request and what was answered."""
         came = request.answer.shown if request.answer else f"(no answer: {request.problem})"

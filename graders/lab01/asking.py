@@ -31,22 +31,12 @@ def expect_status(api: Api, request: Request, status: int) -> None:
     if answer.status == status:
         return
     expected = f"{request.shown} is answered with status {status}."
-    expect_no_server_error(api, request, expected)
+    api.expect_no_server_error(request, expected)
     raise api.lab.finding(
         "wrong-status-code", expected, f"The status was {answer.status}.",
         api.exchange_evidence(request),
     )  # fmt: skip
 
-
-def expect_no_server_error(api: Api, request: Request, expected: str) -> None:
-    """The request was not answered with 5xx. Raises a Finding."""
-    answer = api.answer_of(request)
-    if answer.status < 500:
-        return
-    raise api.lab.finding(
-        "server-error", expected, f"It was answered with status {answer.status}.",
-        api.exchange_evidence(request), api.statement_evidence(4), api.log_evidence(20),
-    )  # fmt: skip
 
 
 def told(api: Api, request: Request) -> dict[str, Any]:

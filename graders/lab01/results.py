@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from graders.harness.check import Finding
 from graders.harness.jobs import Job, JobsLab, JobsWorker
+from graders.lab01 import times
 
 TURN = 0.5  # seconds after which Redis is asked again although nothing has happened
 HOUR = 3_600_000  # milliseconds, as PTTL counts
 SLACK = timedelta(seconds=0.1)  # some clocks are read in coarse ticks
 
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(?P<fraction>\d+))?(?P<zone>[Zz]|[+-]\d\d:\d\d)"
-)
 
 
 def wait_until(lab: JobsLab, wanted: Callable[[], Any]) -> Any:
@@ -67,7 +64,7 @@ def expect_whole(
     if "completed_at" not in result:
         raise wrong(expected, "There is no such field.")
     text = result["completed_at"]
-    time, unit = _read(text)
+    time, unit = times.read(text)
     if time is None:
         raise wrong(expected, f"It is {_shown(text)}.")
     if time.utcoffset() != timedelta(0):
@@ -105,20 +102,6 @@ def _expect_kept(lab: JobsLab, job: Job, worker: JobsWorker) -> None:
         "result-kept-wrongly", f"The result of {job} is kept for 24 hours.", seen,
         worker.statement_evidence(3),
     )  # fmt: skip
-
-
-def _read(text: Any) -> tuple[datetime | None, timedelta]:
-    """A time as RFC 3339 has it, or None; and its unit, the smallest step that it shows."""
-    found = _RFC3339.fullmatch(text) if isinstance(text, str) else None
-    if found is None:
-        return None, timedelta(0)
-    fraction = found["fraction"] or ""
-    zone = found["zone"].upper().replace("Z", "+00:00")
-    try:
-        time = datetime.fromisoformat(f"{found[1]}T{found[2]}.{fraction[:6]:0<6}{zone}")
-    except ValueError:
-        return None, timedelta(0)
-    return time, timedelta(seconds=10 ** -len(fraction))
 
 
 def _shown(value: Any, most: int = 80) -> str:

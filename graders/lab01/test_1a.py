@@ -9,7 +9,6 @@ from graders.harness.check import check
 from graders.harness.explore import acts
 from graders.lab01 import bad_bodies, outage
 from graders.lab01.asking import (
-    expect_no_server_error,
     expect_status,
     post,
     send,
@@ -235,7 +234,7 @@ def _expect_refused(lab, api, case, request):
     lab.tell(f"Posted a task with {case.what}.")
     answer = api.answer_of(request)
     expected = f"POST /tasks with {case.what} is refused with a status 4xx."
-    expect_no_server_error(api, request, expected)
+    api.expect_no_server_error(request, expected)
     if not 400 <= answer.status < 500:
         raise lab.finding(
             "bad-input-accepted", expected, f"It was answered with status {answer.status}.",

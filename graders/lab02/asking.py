@@ -37,7 +37,7 @@ def expect_status(
     expected = f"{asked} is answered with status {status}{f': {why}' if why else ''}."
     if answer.status == status:
         return
-    expect_no_server_error(api, request, expected)
+    api.expect_no_server_error(request, expected)
     raise api.lab.finding(
         "wrong-status-code", expected, f"The status was {answer.status}.",
         api.exchange_evidence(request),
@@ -48,7 +48,7 @@ def expect_refused(api: Api, request: Request, what: str) -> None:
     """The request was answered with 4xx; `what` says what it was: “a title that is blank”."""
     answer = api.answer_of(request)
     expected = f"{request.method} with {what} is refused with a status 4xx."
-    expect_no_server_error(api, request, expected)
+    api.expect_no_server_error(request, expected)
     if answer.status >= 400:
         return
     raise api.lab.finding(
@@ -56,16 +56,6 @@ def expect_refused(api: Api, request: Request, what: str) -> None:
         api.exchange_evidence(request),
     )  # fmt: skip
 
-
-def expect_no_server_error(api: Api, request: Request, expected: str) -> None:
-    """The request was not answered with 5xx. Raises a Finding."""
-    answer = api.answer_of(request)
-    if answer.status < 500:
-        return
-    raise api.lab.finding(
-        "server-error", expected, f"It was answered with status {answer.status}.",
-        api.exchange_evidence(request), api.statement_evidence(4), api.log_evidence(20),
-    )  # fmt: skip
 
 
 def expect_failure(api: Api, request: Request) -> None:

@@ -13,7 +13,7 @@ from graders.harness.api import Api, Request
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
 from graders.lab02 import bad_input, outage, rows
-from graders.lab02.asking import UNKNOWN_ID, expect_no_server_error, send, words
+from graders.lab02.asking import UNKNOWN_ID, send, words
 from graders.lab02.document import Document, DocumentError, Operation
 from graders.lab02.drawing import Drawer
 
@@ -108,7 +108,7 @@ class Judge:
         ):  # fmt: skip
             request = send(self.api, method, where, data)
             expected = f"{words(self.api, request)} is not answered with a server's error."
-            expect_no_server_error(self.api, request, expected)
+            self.api.expect_no_server_error(request, expected)
             self.judge(request)
         path = rows.path_of(failed)
         self._send_all(
@@ -147,8 +147,8 @@ class Judge:
 
         def judge_batch() -> None:
             for request, wrong in batch:
-                expect_no_server_error(
-                    self.api, request,
+                self.api.expect_no_server_error(
+                    request,
                     f"{request.method} with {wrong} is not answered with a server's error.",
                 )  # fmt: skip
                 self.judge(request)

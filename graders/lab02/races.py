@@ -8,7 +8,6 @@ from graders.harness.api import Api, Request
 from graders.harness.lab import Lab, Task
 from graders.lab02 import rows
 from graders.lab02.asking import (
-    expect_no_server_error,
     expect_refused,
     expect_status,
     send,
@@ -72,7 +71,7 @@ def _expect_others_alone(
                 api.exchange_evidence(request), api.statement_evidence(),
             )  # fmt: skip
     expected = f"{words(api, request)} is answered like any other request."
-    expect_no_server_error(api, request, expected)
+    api.expect_no_server_error(request, expected)
 
 
 def requeue_while_a_worker_claims(lab: Lab, api: Api) -> None:

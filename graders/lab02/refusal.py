@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from graders.harness.api import Api
-from graders.harness.worker import how_it_ended
-
-PASSWORD = "correct-horse-battery"
+from graders.harness.refusal import PASSWORD, expect_refused
 
 
 def expect_refusal(lab) -> None:
@@ -23,49 +20,4 @@ def expect_refusal(lab) -> None:
         (what, names, lab.start_api(ready=False, env=env, told=what)) for what, env, names in cases
     ]
     for what, names, api in started:
-        _expect_one(lab, what, names, api)
-
-
-def _expect_one(lab, what: str, names: list[str], api: Api) -> None:
-    ended = lab.history.wait_until(lambda _: api.process.exit, lab.budgets.boot)
-    expected = f"{api.name}, for which {what}, refuses to start:"
-    api.read_log()
-    said = "\n".join(api.lines)
-    log = api.log_evidence(10)
-    api.fail_if_capped(expected)
-    if ended is None:
-        raise lab.finding(
-            "started-misconfigured",
-            f"{expected} it ends with a status that is not 0.",
-            f"{lab.budgets.boot:.0f} s after its start it was still running.",
-            log,
-        )
-    if ended.code == 0:
-        raise lab.finding(
-            "status-0-on-refusal",
-            f"{expected} it ends with a status that is not 0.",
-            "It ended with exit status 0, which says that all is well.",
-            log,
-        )
-    if PASSWORD in said:
-        raise lab.finding(
-            "password-shown",
-            f"{expected} its message does not show the password.",
-            "The password stands in the log.",
-            log,
-        )
-    died = ended.code is None
-    if "Traceback (most recent call last)" in said or died:
-        raise lab.finding(
-            "traceback-on-refusal",
-            f"{expected} one sentence says why.",
-            f"It {how_it_ended(ended)}{'' if died else ', with a traceback'}.",
-            log,
-        )
-    if not any(name.lower() in said.lower() for name in names):
-        raise lab.finding(
-            "cause-not-named",
-            f"{expected} its message names {' or '.join(names)}.",
-            "None of these stands in the log." if len(names) > 1 else "It does not.",
-            log,
-        )
+        expect_refused(api, what, names, code="started-misconfigured")

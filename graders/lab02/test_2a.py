@@ -7,7 +7,6 @@ from graders.lab02 import bad_input, crowd, listing, openapi, outage, races, row
 from graders.lab02.asking import (
     UNKNOWN_ID,
     expect_failure,
-    expect_no_server_error,
     expect_refused,
     expect_status,
     send,
@@ -169,8 +168,8 @@ def test_refuses_bad_input(lab):
         rows.expect_unchanged(api, request, before)
     for case in bad_input.odd_ones():
         request = api.send(case.method, case.path, body=case.body)
-        expect_no_server_error(
-            api, request, f"{case.method} with {case.what} is not answered with a server's error."
+        api.expect_no_server_error(
+            request, f"{case.method} with {case.what} is not answered with a server's error."
         )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from graders.harness.worker import Worker, how_it_ended
-
-PASSWORD = "correct-horse-battery"
+from graders.harness.refusal import PASSWORD, expect_refused
 
 
 def expect_refusal(lab) -> None:
@@ -33,48 +31,4 @@ def expect_refusal(lab) -> None:
             for what, url, names in cases
         ]
         for what, names, worker in started:
-            _expect_one(lab, what, names, worker)
-
-
-def _expect_one(lab, what: str, names: list[str], worker: Worker) -> None:
-    ended = lab.history.wait_until(lambda _: worker.process.exit, lab.budgets.boot)
-    expected = f"{worker.name}, for which {what}, refuses to start:"
-    said = "\n".join(worker.lines)
-    log = worker.log_evidence(10)
-    worker.fail_if_capped(expected)
-    if ended is None:
-        raise lab.finding(
-            "started-without-database",
-            f"{expected} it ends with a status that is not 0.",
-            f"{lab.budgets.boot:.0f} s after its start it was still running.",
-            log,
-        )
-    if ended.code == 0:
-        raise lab.finding(
-            "status-0-on-refusal",
-            f"{expected} it ends with a status that is not 0.",
-            "It ended with exit status 0, which says that all is well.",
-            log,
-        )
-    if PASSWORD in said:
-        raise lab.finding(
-            "password-shown",
-            f"{expected} its message does not show the password.",
-            "The password stands in the log.",
-            log,
-        )
-    worker_died = ended.code is None
-    if "Traceback (most recent call last)" in said or worker_died:
-        raise lab.finding(
-            "traceback-on-refusal",
-            f"{expected} one sentence says why.",
-            f"It {how_it_ended(ended)}{'' if worker_died else ', with a traceback'}.",
-            log,
-        )
-    if not any(name.lower() in said.lower() for name in names):
-        raise lab.finding(
-            "cause-not-named",
-            f"{expected} its message names {' or '.join(names)}.",
-            "None of these stands in the log.",
-            log,
-        )
+            expect_refused(worker, what, names)
