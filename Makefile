@@ -91,7 +91,7 @@ $(COMMANDS): .venv/.ready-base
 
 .PHONY: test lint prove bench-grader
 test: .venv/.ready-test
-	@$(PY) -m pytest graders/tests -n 3 --dist loadgroup
+	@$(PY) -m pytest graders/tests -n 4 --dist loadgroup
 
 lint: .venv/.ready-test
 	@$(PY) -m ruff check .

@@ -7,6 +7,7 @@ import importlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from graders.harness import servers, settings
@@ -36,15 +37,18 @@ def grade_folder(
     at_once: int | None = None,
     write_to: Path | None = None,
     standing: Services | None = None,
+    alone: bool = False,
 ) -> LabResult:
-    """Grade a folder; with `only`, by those checks and what they need.
+    """Grade a folder; with `only`, by those checks and what they need, or by those `alone`.
 
     The results are written to `write_to` (a folder), or nowhere. `standing` are servers to use, and
     to leave running (see standing_servers).
     """
     checks: Mapping[str, Check] = checks_of(lab)
     wanted = list(only)
-    if wanted:
+    if wanted and alone:
+        checks = {name: replace(checks[name], needs=()) for name in checks if name in wanted}
+    elif wanted:
         checks = {name: checks[name] for name in with_needs(checks, wanted)}
     options = Options.read(
         at_once=at_once, LAB=lab.name, SRC=str(folder), CHECK=",".join(wanted) or " "

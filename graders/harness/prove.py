@@ -87,11 +87,11 @@ def judge_starter(result: LabResult) -> list[str]:
 def prove_mutant(
     lab: settings.Lab, mutant: mutants.Mutant, whole: bool, standing: Services | None = None
 ) -> Proof:
-    """Grade one mutant, by all checks or by those that must catch it."""
+    """Grade one mutant, by all checks, or by those that must catch it and not what they need."""
     with tempfile.TemporaryDirectory(prefix="wl-") as folder:
         made = mutants.make(lab, mutant, Path(folder) / mutant.name)
         only = () if whole else mutant.caught_by
-        result = grade_folder(lab, made, only, standing=standing)
+        result = grade_folder(lab, made, only, standing=standing, alone=True)
     explorations = [name for name, check in checks_of(lab).items() if check.explores]
     problems = judge_mutant(result, mutant, whole, explorations)
     return Proof(mutant.name, "mutant", result, tuple(problems))
