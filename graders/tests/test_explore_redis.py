@@ -46,7 +46,7 @@ def broken(explored: Explored) -> dict[str, list[str]]:
 # Right workers
 
 RIGHT = [
-    ("blmove_worker", {"crash": 27, "interleaving": 24, "shutdown": 46, "disconnect": 20}, []),
+    ("blmove_worker", {"crash": 27, "interleaving": 24, "shutdown": 46, "disconnect": 19}, []),
     ("multi_worker", {"crash": 19, "interleaving": 22, "shutdown": 34, "disconnect": 15},
      [NO_BLOCKING]),
 ]  # fmt: skip
