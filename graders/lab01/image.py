@@ -68,7 +68,8 @@ class Engine:
         program = shutil.which("docker")
         if lab.session.options.services == "embedded":
             raise ReadingOnly("SERVICES=embedded starts no containers")
-        if program is None or not containers.engine_answers():
+        # Longer than others ask: where none listens it costs nothing, and this machine is busy now.
+        if program is None or not containers.engine_answers(timeout=10.0):
             raise ReadingOnly("no Docker engine answers here")
         self.program = program
         names = ("DOCKER_", "BUILDX_", "XDG_", "SSH_AUTH_SOCK")

@@ -162,7 +162,8 @@ START = 'entrypoint ["python", "-m"]\ncmd ["worker"]\n'
 def test_what_is_wrong_with_an_image_is_found(
     tmp_path: Path, edits: list[tuple[str, str]], found: str
 ) -> None:
-    assert code(grade(changed(tmp_path, *edits))) == found
+    check = grade(changed(tmp_path, *edits))
+    assert code(check) == found, (check.reason, check.finding, check.steps)
 
 
 @pytest.mark.usefixtures("by_itself")
