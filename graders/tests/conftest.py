@@ -20,7 +20,11 @@ from graders.harness.servers import containers
 _numbers = itertools.count(1)
 
 # Images are built in test_image.py only: else every whole grading of lab 01 would build one.
-BASE_IMAGE = os.environ.get("WORKER_LABS_PYTHON_IMAGE", "").strip() or "python:3.12-slim"
+# Kept under another name: the processes of pytest-xdist get this environment as it is left here.
+BASE_IMAGE = os.environ.setdefault(
+    "WORKER_LABS_TESTED_IMAGE",
+    os.environ.get("WORKER_LABS_PYTHON_IMAGE", "").strip() or "python:3.12-slim",
+)
 os.environ["WORKER_LABS_PYTHON_IMAGE"] = "worker-labs/none"
 
 
@@ -125,10 +129,9 @@ def engine() -> None:
 APART = ("test_mutants.py", "test_explore.py", "test_explore_redis.py")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name not in APART:
-            item.add_marker(pytest.mark.xdist_group("harness"))
-        elif item.get_closest_marker("hungry"):
-            item.add_marker(pytest.mark.xdist_group("hungry"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # As it is collected: xdist reads the groups before any conftest may change the list of items.
+    if item.path.name not in APART:
+        item.add_marker(pytest.mark.xdist_group("harness"))
+    elif item.get_closest_marker("hungry"):
+        item.add_marker(pytest.mark.xdist_group("hungry"))

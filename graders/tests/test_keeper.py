@@ -466,6 +466,7 @@ threading.Event().wait()
         assert calls.read_text().splitlines() == [
             "ps -aq --filter label=worker-labs.run=x",
             "rm -f -v abc",
+            "images -aq --filter label=worker-labs.run=x",
         ]
 
     def test_a_callback_must_not_wait_for_the_keeper(self, keeper: Keeper) -> None:
