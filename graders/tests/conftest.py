@@ -124,14 +124,11 @@ def engine() -> None:
         pytest.skip(lack)
 
 
-# Gradings mostly wait for time-outs, so several test processes share them (pytest-xdist).
-# What looks at the whole machine, or at the kit's own state, stays together in one of them.
-APART = ("test_mutants.py", "test_explore.py", "test_explore_redis.py")
+# Whole gradings mostly wait for time-outs, so `make test` runs them in several processes at once
+# (pytest-xdist), after everything that looks at the whole machine or needs it for itself.
+PROOFS = ("test_mutants.py", "test_explore.py", "test_explore_redis.py")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # As it is collected: xdist reads the groups before any conftest may change the list of items.
-    if item.path.name not in APART:
-        item.add_marker(pytest.mark.xdist_group("harness"))
-    elif item.get_closest_marker("hungry"):
-        item.add_marker(pytest.mark.xdist_group("hungry"))
+    if item.path.name in PROOFS and not item.get_closest_marker("hungry"):
+        item.add_marker(pytest.mark.proof)
