@@ -189,6 +189,7 @@ def test_the_reference_holds_at_every_moment(postgres_run, redis_run):
     for session, act, kind in (
         (redis_run, lab01.PostTask(), acts.CRASH), (postgres_run, lab02.PostTask(), acts.SHUTDOWN),
         (postgres_run, lab02.PostTask(), acts.DISCONNECT),
+        (postgres_run, lab02.MigrateUp(), acts.INTERLEAVING),
     ):
         room = session.room(f"whole-{kind}")
         try:
