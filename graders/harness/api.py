@@ -15,12 +15,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
 from graders.harness.program import Program
 from graders.harness.results import Evidence
 from graders.harness.steps import Step
+
+if TYPE_CHECKING:
+    from graders.harness.room import Room
 
 CLIENT = "client"
 SHOWN = 160  # characters of a body in a message
@@ -86,11 +89,16 @@ class Api(Program):
     role = "api"
     exited = "api-exited"
 
+    def __init__(self, lab: Room, name: str) -> None:
+        super().__init__(lab, name)
+        self.port = 0
+        self.store = lab.store
+        # Its threads are started as requests need them.
+        self._senders = ThreadPoolExecutor(64, thread_name_prefix="client")
+
     def start(self, env: dict[str, str | None], hold: Callable[[Step], bool] | None) -> None:
         """Start it on a free port. Does not wait for anything."""
         self.port = free_port()
-        self.store = self.lab.store
-        self._senders = ThreadPoolExecutor(64, thread_name_prefix="client")
         self.run({"PORT": str(self.port), "WORKER_ID": None, **env}, hold=hold)
 
     @property
@@ -220,8 +228,7 @@ class Api(Program):
     def close(self) -> None:
         """End its process, its proxy and what is still being asked."""
         super().close()
-        if hasattr(self, "_senders"):
-            self._senders.shutdown(wait=False, cancel_futures=True)
+        self._senders.shutdown(wait=False, cancel_futures=True)
 
 
 def free_port() -> int:

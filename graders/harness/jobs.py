@@ -18,7 +18,7 @@ import redis
 
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
-from graders.harness.program import Program, how_it_ended, times
+from graders.harness.program import QueueWorker, how_it_ended
 from graders.harness.results import Evidence
 from graders.harness.room import FINAL, Room
 from graders.harness.servers.base import REDIS_DATABASES, Server, ServerError
@@ -256,17 +256,7 @@ class JobsLab(Room):
 
     def wait_for_result(self, job: Job) -> dict[str, Any] | None:
         """Wait, within the work budget, until the job has a result; returns it, or None."""
-        left = self.budgets.work
-        while True:
-            since, began = len(self.history), self.history.now()
-            if (found := self.result(job)) is not None:
-                return found
-            dead = all(not worker.alive for worker in self.workers)
-            if left <= 0 or self.session.stopping or dead:
-                return self.result(job)
-            turn = min(left, 1.0)
-            self.history.wait(lambda e: e.kind in JOB_NEWS, turn, since)
-            left -= min(self.history.now() - began, turn)  # as History.wait_until counts
+        return self.look_until_found(lambda: self.result(job), JOB_NEWS)
 
     # Workers
 
@@ -291,12 +281,7 @@ class JobsLab(Room):
         self.programs.append(worker)
         variables = {"WORKER_ID": name, "WORK_URL": self.world.url(name), **(env or {})}
         worker.run(variables, hold=hold, hold_before=hold_before)
-        number = len(self.steps)
-        told = f"; {told}" if told else ""
-        self.tell(f"Started {name}{told}.")
-        if ready:
-            worker.expect_ready()
-            self.steps[number] = f"Started {name}{told}; it connected and asked for a job."
+        self.tell_start(worker, told, ready, "it connected and asked for a job")
         return worker
 
     # The grader's own connection
@@ -311,11 +296,16 @@ class JobsLab(Room):
             raise CouldNotGrade(f"The grader's own connection to Redis failed: {error}") from error
 
 
-class JobsWorker(Program):
+class JobsWorker(QueueWorker):
     """A worker on the job queue that a check has started."""
 
     store = "Redis"
     lab: JobsLab
+    place = "the Redis that REDIS_HOST and REDIS_PORT name"
+    asks = f"asks {QUEUE} for a job"
+    going_on = "asking for jobs"
+    asked = "asked"
+    a_poll = 2.0  # it may wait at Redis for its second
 
     def poll_times(self, since: int = 0) -> list[float]:
         """When each of its questions for a job reached its proxy, by the history's clock."""
@@ -324,44 +314,8 @@ class JobsWorker(Program):
             if step.kind == "command" and asks_for_jobs(step)
         ]
 
-    def polls(self, since: int = 0) -> int:
-        """How often it has asked the queue for a job since event number `since`."""
-        return len(self.poll_times(since))
-
-    def expect_ready(self) -> None:
-        """It connects, and then asks for a job (or blocks on the queue): each in its own budget."""
-        lab, budgets = self.lab, self.lab.budgets
-        connects = lambda _: bool(lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
-        if not self.wait(connects, budgets.boot):
-            self.fail_if_ended(f"{self.name} starts and connects to Redis.")
-            raise lab.finding(
-                "never-connected",
-                f"{self.name} connects to the Redis that REDIS_HOST and REDIS_PORT name.",
-                f"It ran for {budgets.boot:.0f} s without opening a connection.",
-                self.log_evidence(),
-            )
-        if not self.wait(lambda _: self.polls() > 0, budgets.ready):
-            self.fail_if_ended(f"{self.name} asks {QUEUE} for a job.")
-            raise lab.finding(
-                "never-polled",
-                f"{self.name} asks {QUEUE} for a job after it has connected.",
-                f"It was connected for {budgets.ready:.0f} s and did not.",
-                self.statement_evidence(),
-                self.log_evidence(),
-            )
-
-    def expect_polls(self, count: int, since: int = 0) -> None:
-        """It asks for a job so many times more (since event number `since`)."""
-        # Each question may wait at Redis for its second.
-        budget = self.lab.budgets.work + 2 * count
-        if not self.wait(lambda _: self.polls(since) >= count, budget):
-            expected = f"{self.name} goes on asking for jobs."
-            self.fail_if_ended(expected)
-            raise self.lab.finding(
-                "slow-polling", expected,
-                f"In {budget:.0f} s it asked {times(self.polls(since))}.",
-                self.statement_evidence(), self.log_evidence(),
-            )  # fmt: skip
+    def has_asked(self, told: str) -> bool:
+        return self.polls() > 0  # what blocks may have no answer for long
 
     def expect_not_dropped(self, task: Job) -> None:
         lab = self.lab

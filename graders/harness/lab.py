@@ -256,24 +256,11 @@ class Lab(Room):
     def wait_for_row(self, task: Task, wanted: Callable[[dict], bool]) -> dict | None:
         """Wait, within the work budget, until the task's row is as wanted; returns it, or None."""
 
-        def asked(_: Iterable[h.Event]) -> dict | None:
+        def asked() -> dict | None:
             row = self.row(task)
             return row if row is not None and wanted(row) else None
 
-        since = 0
-        left = self.budgets.work
-        while True:
-            since, began = len(self.history), self.history.now()
-            if row := asked(()):
-                return row
-            if left <= 0 or self.session.stopping:
-                return None
-            if all(not worker.alive for worker in self.workers):
-                self._watch.sync(self.budgets.work)
-                return asked(())
-            turn = min(left, 2.0)
-            self.history.wait(lambda e: e.kind in ROW_NEWS, turn, since)
-            left -= min(self.history.now() - began, turn)  # as History.wait_until counts
+        return self.look_until_found(asked, ROW_NEWS)
 
     # Workers
 
@@ -294,17 +281,11 @@ class Lab(Room):
         `hold_before` which are held before the server hears them. `env` changes its environment;
         None removes a variable. `told` is added to the step that tells of it.
         """
-        name = f"worker-{len(self.workers) + 1}"
-        worker = Worker(self, name)
+        worker = Worker(self, f"worker-{len(self.workers) + 1}")
         self.workers.append(worker)
         self.programs.append(worker)
         worker.start(poll_interval, stuck_after, hold, env or {}, hold_before)
-        number = len(self.steps)
-        told = f"; {told}" if told else ""
-        self.tell(f"Started {name}{told}.")
-        if ready:
-            worker.expect_ready()
-            self.steps[number] = f"Started {name}{told}; it connected and polled."
+        self.tell_start(worker, told, ready, "it connected and polled")
         return worker
 
     # The grader's own connection

@@ -151,33 +151,30 @@ class Program:
 
     # Signals and its end
 
-    def terminate(self) -> None:
+    def terminate(self, taken: bool = True) -> None:
         """Send SIGTERM to it, as `docker stop` and every deploy do; return once it was taken."""
-        self._signal(signal.SIGTERM)
-
-    def signal_stop(self, taken: bool) -> None:
-        """Send SIGTERM; with `taken`, return only once its handler has run."""
-        self._stopping = True
-        self.lab.tell(f"Sent SIGTERM to {self.name}.")
-        self.process.terminate()
-        if taken:
-            self.process.wait_signal_taken(self.lab.budgets.shutdown)
+        self._signal(signal.SIGTERM, taken)
 
     def interrupt(self) -> None:
         """Send SIGINT to its process group, as Ctrl-C does; return once it was taken."""
-        self._signal(signal.SIGINT)
+        self._signal(signal.SIGINT, True)
 
-    def _signal(self, signum: signal.Signals) -> None:
+    def _signal(self, signum: signal.Signals, taken: bool) -> None:
         self._stopping = True
         self.lab.tell(f"Sent {signum.name} to {self.name}.")
         if signum == signal.SIGINT:
             self.process.interrupt()
         else:
             self.process.signal(signum)
-        self.process.wait_signal_taken(self.lab.budgets.shutdown)
+        if taken:
+            self.process.wait_signal_taken(self.lab.budgets.shutdown)
 
     def kill(self) -> None:
-        """Kill it (SIGKILL, the whole tree), and end what its store still does for it."""
+        """Kill it (SIGKILL, the whole tree), and end what its store still does for it.
+
+        A server does not notice a dead client: a statement that waits for a lock could still commit
+        later. So the connections are cut, and the sessions waited for.
+        """
         self._stopping = True
         backends = self.backends
         self.process.kill()
@@ -213,6 +210,10 @@ class Program:
                 f"It {how_it_ended(ended)}.",
                 self.log_evidence(),
             )
+
+    def expect_ready(self) -> None:
+        """It has started, and can be spoken to. Raises a Finding."""
+        raise NotImplementedError
 
     def expect_not_dropped(self, task: Any) -> None:
         """The task that was in hand at the signal has been recorded, now that it has ended."""
@@ -287,6 +288,64 @@ class Program:
             self.process.close()  # also when it has ended: what it started may not have
         if self.wire is not None:
             self.wire.close()
+
+
+class QueueWorker(Program):
+    """A worker, whatever its queue: it connects, and asks again and again for work."""
+
+    place = ""  # what it connects to, in sentences
+    asks = ""  # "polls the tasks table"
+    going_on = ""  # "polling"
+    asked = ""  # "polled"
+    a_poll = 0.0  # seconds that each poll may wait at the server
+
+    def poll_times(self, since: int = 0) -> list[float]:
+        """When each of its questions for work reached its proxy, by the history's clock."""
+        raise NotImplementedError
+
+    def has_asked(self, told: str) -> bool:
+        """Whether it has asked for work; `told` is the event that has to have come for it."""
+        raise NotImplementedError
+
+    def polls(self, since: int = 0) -> int:
+        """How often it has asked for work since event number `since`."""
+        return len(self.poll_times(since))
+
+    def expect_ready(self, told: str = h.STEP_DELIVERED) -> None:
+        """It connects, and then asks for work: each in its own budget."""
+        lab, budgets = self.lab, self.lab.budgets
+        connects = lambda _: bool(lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
+        if not self.wait(connects, budgets.boot):
+            self.fail_if_ended(f"{self.name} starts and connects to {self.store}.")
+            raise lab.finding(
+                "never-connected",
+                f"{self.name} connects to {self.place}.",
+                f"It ran for {budgets.boot:.0f} s without opening a connection.",
+                self.log_evidence(),
+            )
+        if not self.wait(lambda _: self.has_asked(told), budgets.ready):
+            self.fail_if_ended(f"{self.name} {self.asks}.")
+            raise lab.finding(
+                "never-polled",
+                f"{self.name} {self.asks} after it has connected.",
+                f"It was connected for {budgets.ready:.0f} s and did not.",
+                self.statement_evidence(),
+                self.log_evidence(),
+            )
+
+    def expect_polls(self, count: int, since: int = 0) -> None:
+        """It asks for work so many times more (since event number `since`)."""
+        budget = self.lab.budgets.work + self.a_poll * count
+        if not self.wait(lambda _: self.polls(since) >= count, budget):
+            expected = f"{self.name} goes on {self.going_on}."
+            self.fail_if_ended(expected)
+            raise self.lab.finding(
+                "slow-polling",
+                expected,
+                f"In {budget:.0f} s it {self.asked} {times(self.polls(since))}.",
+                self.statement_evidence(),
+                self.log_evidence(),
+            )
 
 
 def _cut(line: str, most: int = 300) -> str:

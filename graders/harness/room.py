@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Container, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from graders.harness import history as h
 from graders.harness.api import Api
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from graders.harness.session import GradingSession
 
 HOUR = 3600.0
+TURN = 2.0  # seconds after which a store is looked at again although nothing was heard
 FINAL = ("completed", "failed")
+
+
+T = TypeVar("T")
 
 
 class Work(Protocol):
@@ -98,6 +102,9 @@ class Room:
         """What is stored of these tasks now."""
         raise NotImplementedError
 
+    def sync(self) -> None:
+        """Return once every change committed so far is in the history."""
+
     def before_close(self) -> None:
         """All its processes have ended; the store is still there."""
 
@@ -168,13 +175,36 @@ class Room:
         api.submission = submission
         self.programs.append(api)
         api.start(env or {}, hold)
+        self.tell_start(api, told, ready, "it answered GET /health")
+        return api
+
+    def tell_start(self, program: Program, told: str, ready: bool, then: str) -> None:
+        """Add the step that it was started; with `ready`, wait until it is, and say `then` too."""
         told = f"; {told}" if told else ""
         number = len(self.steps)
-        self.tell(f"Started {name}{told}.")
+        self.tell(f"Started {program.name}{told}.")
         if ready:
-            api.expect_ready()
-            self.steps[number] = f"Started {name}{told}; it answered GET /health."
-        return api
+            program.expect_ready()
+            self.steps[number] = f"Started {program.name}{told}; {then}."
+
+    def look_until_found(self, look: Callable[[], T | None], news: Container[str]) -> T | None:
+        """What `look` finds in the store, within the work budget; None if it does not.
+
+        It is asked again after each event of the kinds `news`, and a last time when nobody lives
+        who could change anything.
+        """
+        left = self.budgets.work
+        while True:
+            since, began = len(self.history), self.history.now()
+            found = look()
+            if found is not None or left <= 0 or self.session.stopping:
+                return found
+            if all(not worker.alive for worker in self.workers):
+                self.sync()
+                return look()
+            turn = min(left, TURN)
+            self.history.wait(lambda e: e.kind in news, turn, since)
+            left -= min(self.history.now() - began, turn)  # as History.wait_until counts
 
     def close(self) -> None:
         """End every process, connection and listener of this check."""

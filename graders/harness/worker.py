@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
-from graders.harness.program import Program, how_it_ended, times
+from graders.harness.program import QueueWorker, how_it_ended, times
 from graders.harness.steps import Step
 
 if TYPE_CHECKING:
@@ -24,10 +24,14 @@ def asks_for_tasks(step: Step) -> bool:
     return step.kind == "query" and bool(_TASKS.search(step.words))
 
 
-class Worker(Program):
+class Worker(QueueWorker):
     """A worker on the tasks table that a check has started."""
 
     lab: Lab
+    place = "the database that DATABASE_URL names"
+    asks = "polls the tasks table"
+    going_on = "polling"
+    asked = "polled"
 
     def start(
         self,
@@ -49,16 +53,11 @@ class Worker(Program):
 
     # What it is
 
-    def polls(self, since: int = 0) -> int:
-        """How often it has asked the tasks table the same thing since event number `since`.
+    def poll_times(self, since: int = 0) -> list[float]:
+        """When each of its polls reached its proxy, in seconds of the history's clock.
 
         One poll may be several statements, each of which comes once per poll; so the statement
         that came most often counts the polls. Values written into the text do not count.
-        """
-        return len(self.poll_times(since))
-
-    def poll_times(self, since: int = 0) -> list[float]:
-        """When each of these polls reached its proxy, in seconds of the history's clock.
 
         A poll is let through only after its time was taken, and the worker can wait only after it
         has had the answer. So two of these are never closer to each other than the worker's wait,
@@ -70,49 +69,15 @@ class Worker(Program):
                 asked.setdefault(_LITERAL.sub("?", step.words), []).append(step.arrived_at)
         return max(asked.values(), key=len, default=[])
 
-    # Waiting
+    def has_asked(self, told: str) -> bool:
+        return any(asks_for_tasks(step) for step in self.steps(told))
 
-    def expect_ready(self, told: str = h.STEP_DELIVERED) -> None:
-        """It connects, and then polls (and has its answer): each in its own budget."""
-        lab, budgets = self.lab, self.lab.budgets
-        connects = lambda _: bool(lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
-        if not self.wait(connects, budgets.boot):
-            self.fail_if_ended(f"{self.name} starts and connects to PostgreSQL.")
-            raise lab.finding(
-                "never-connected",
-                f"{self.name} connects to the database that DATABASE_URL names.",
-                f"It ran for {budgets.boot:.0f} s without opening a connection.",
-                self.log_evidence(),
-            )
-        polled = lambda _: any(asks_for_tasks(s) for s in self.steps(told))  # noqa: E731
-        if not self.wait(polled, budgets.ready):
-            self.fail_if_ended(f"{self.name} polls the tasks table.")
-            raise lab.finding(
-                "never-polled",
-                f"{self.name} polls the tasks table after it has connected.",
-                f"It was connected for {budgets.ready:.0f} s and did not ask the tasks table for "
-                "anything.",
-                self.statement_evidence(),
-                self.log_evidence(),
-            )
+    # Waiting
 
     def wait_connected(self) -> None:
         """Wait until it has opened a connection; not doing so is not judged here."""
         connects = lambda _: bool(self.lab.history.events(h.CONNECTED, who=self.name))  # noqa: E731
         self.wait(connects, self.lab.budgets.boot)
-
-    def expect_polls(self, count: int, since: int = 0) -> None:
-        """It polls so many times more (since event number `since`)."""
-        if not self.wait(lambda _: self.polls(since) >= count, self.lab.budgets.work):
-            expected = f"{self.name} goes on polling."
-            self.fail_if_ended(expected)
-            raise self.lab.finding(
-                "slow-polling",
-                expected,
-                f"In {self.lab.budgets.work:.0f} s it polled {times(self.polls(since))}.",
-                self.statement_evidence(),
-                self.log_evidence(),
-            )
 
     def expect_gone_on(self) -> None:
         """It has finished what it was at: from now on it polls twice more, or it has ended.

@@ -6,12 +6,13 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graders.harness.explore import crash
-from graders.harness.explore.acts import Act, Acted
-from graders.harness.explore.points import coverage, judge
-from graders.harness.explore.record import Moment, NotRecorded
+from graders.harness.explore.acts import Acted, Post
+from graders.harness.explore.checks import explored_by, report
+from graders.harness.explore.record import Moment
 from graders.harness.explore.stage import (
     BLOCKED,
     FAILING_WORK,
@@ -30,7 +31,6 @@ from graders.harness.wire import Wire
 from graders.harness.wire_redis import BLOCKING
 
 if TYPE_CHECKING:
-    from graders.harness.program import Program
     from graders.harness.room import Room
     from graders.harness.session import GradingSession
 
@@ -142,29 +142,13 @@ SETTING = Setting(
 )  # fmt: skip
 
 
-class PostTask(Act):
+class PostTask(Post):
     """A client posts a task to the orchestrator."""
 
-    words = "POST /tasks"
     who = "the orchestrator"
+    data = MappingProxyType({"description": "build an api", "priority": 2})
 
-    def prepare(self, room: JobsLab) -> Program:
-        return room.start_api()
-
-    def begin(self, room: JobsLab, hold: Any) -> Acted:
-        api = room.programs[0]
-        hold(api)
-        request = api.send("POST", "/tasks", {"description": "build an api", "priority": 2})
-        room.tell("Posted a task.")
-        return Acted(api, request)
-
-    def went_well(self, room: JobsLab, acted: Acted) -> tuple[str, str] | None:
-        answer = acted.request.answer
-        if answer is None:
-            return ("request-unanswered",
-                    f"{acted.request.shown} was not answered: {acted.request.problem}")
-        if answer.status != 201:
-            return "wrong-status-code", f"{acted.request.shown} was answered {answer.shown}"
+    def wrongly_stored(self, room: JobsLab) -> tuple[str, str] | None:
         return None if self._stored(room) == (1, 4) else ("half-written", self._words(room))
 
     def judge(self, kind: str, room: JobsLab, acted: Acted) -> tuple[str, str] | None:
@@ -194,24 +178,13 @@ def show_losses(lab: JobsLab) -> None:
 
     Whatever else breaks there is one.
     """
-    try:
-        explored = crash.explore(lab.session, SETTING, lab.session.options.step)
-    except NotRecorded as error:
-        raise lab.finding(error.code, "A fresh worker works a job that is waiting for it.",
-                          f"{error}.") from None  # fmt: skip
-    lab.coverage = coverage(explored)
+    explored = explored_by(lab, crash.explore, SETTING)
     lost = [p for p in explored.broken if p.outcome.code == "task-lost"]
-    many = "moment" if len(lost) == 1 else "moments"
     lab.remark(
-        f"Killed at {len(lost)} of {len(explored.tried)} {many}, your worker loses a job for good "
+        f"Killed at {len(lost)} of {len(explored.tried)} moments, your worker loses a job for good "
         "(at-most-once; no points): make explore LAB=01 CHECK=shows_which_moments_lose_a_job "
         "shows which. Lab 08 has the cure." if lost else
         f"Killed at any of {len(explored.tried)} moments, your worker loses no job."
     )  # fmt: skip
     others = replace(explored, points=[p for p in explored.points if p not in lost])
-    found = judge(others, crash.EXPECTED)
-    if found is not None:
-        finding, seen = found
-        if seen is not None:
-            lab.shown, lab.steps = seen.events, list(seen.told)
-        raise finding
+    report(lab, explored, crash.EXPECTED, judged=others)

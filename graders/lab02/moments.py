@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
-from graders.harness.explore.acts import CRASH, DISCONNECT, SHUTDOWN, Act, Acted, stopped_well
+from graders.harness.explore.acts import (
+    CRASH,
+    DISCONNECT,
+    SHUTDOWN,
+    Act,
+    Acted,
+    Post,
+    stopped_well,
+)
 from graders.harness.lab import Lab
-from graders.harness.program import Program
 from graders.harness.results import Evidence
 from graders.lab02 import schema
 
 TITLE = "resize the photos"
 
 
-class PostTask(Act):
+class PostTask(Post):
     """A client posts a task."""
 
-    words = "POST /tasks"
+    data = MappingProxyType({"title": TITLE, "priority": 3})
 
-    def prepare(self, room: Lab) -> Program:
-        return room.start_api()
-
-    def begin(self, room: Lab, hold: Any) -> Acted:
-        api = room.programs[0]
-        hold(api)
-        request = api.send("POST", "/tasks", {"title": TITLE, "priority": 3})
-        room.tell(f"Posted the task “{TITLE}”.")
-        return Acted(api, request)
-
-    def went_well(self, room: Lab, acted: Acted) -> tuple[str, str] | None:
-        answer = acted.request.answer
-        if answer is None:
-            return ("request-unanswered",
-                    f"{self.words} was not answered: {acted.request.problem}")
-        if answer.status != 201:
-            return "wrong-status-code", f"{self.words} was answered {answer.shown}"
+    def wrongly_stored(self, room: Lab) -> tuple[str, str] | None:
         count = len(self._rows(room))
         code = "stored-twice" if count > 1 else "half-written"
         return None if count == 1 else (code, self._said(room))

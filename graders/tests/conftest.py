@@ -15,7 +15,7 @@ from graders.harness import servers
 from graders.harness.history import History
 from graders.harness.keeper import Keeper
 from graders.harness.loop import LoopThread
-from graders.harness.servers import containers
+from graders.harness.servers import Server, containers, embedded
 
 _numbers = itertools.count(1)
 
@@ -69,6 +69,14 @@ def postgres_server(keeper: Keeper, run_dir: Path) -> Iterator[PostgresServer]:
     assert server is not None
     yield PostgresServer(server.host, server.port, server.admin_url)
     services.stop()
+
+
+@pytest.fixture(scope="module")
+def server(keeper: Keeper, run_dir: Path) -> Iterator[Server]:
+    """A PostgreSQL of a module's own, as a run has it."""
+    server = embedded.start_postgres(keeper, run_dir)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,39 +24,45 @@ CHECKS = {
 }
 
 
-def worker(name: str, to: Path) -> Path:
+def worker(name: str, to: Path, lab: settings.Lab = LAB) -> Path:
     """A folder with the reference, a variant or a mutant, by its name."""
     if name == "reference":
-        return settings.ROOT / "solutions" / LAB.name
-    for mutant in mutants.mutants(LAB):
+        return settings.ROOT / "solutions" / lab.name
+    for mutant in mutants.mutants(lab):
         if mutant.name == name:
-            return mutants.make(LAB, mutant, to / name)
-    for variant in mutants.variants(LAB):
+            return mutants.make(lab, mutant, to / name)
+    for variant in mutants.variants(lab):
         if variant.name == name:
-            return mutants.make_variant(LAB, variant, to / name)
+            return mutants.make_variant(lab, variant, to / name)
     raise LookupError(name)
 
 
 def explored(folder: Path, *kinds: str, step: str = "") -> dict[str, CheckResult]:
     """The results of these explorations, which are not kept from it by what they need."""
-    checks = {
-        CHECKS[kind]: replace(checks_of(LAB)[CHECKS[kind]], needs=()) for kind in kinds
-    }
+    results = graded_alone(LAB, folder, [CHECKS[kind] for kind in kinds], step)
+    return {kind: results[CHECKS[kind]] for kind in kinds}
+
+
+def graded_alone(
+    lab: settings.Lab, folder: Path, names: Sequence[str], step: str = ""
+) -> dict[str, CheckResult]:
+    """The results of these checks, whatever they need."""
+    checks = {name: replace(checks_of(lab)[name], needs=()) for name in names}
     options = replace(
-        Options.read(LAB=LAB.name, SRC=str(folder), CHECK=",".join(checks)), step=step
+        Options.read(LAB=lab.name, SRC=str(folder), CHECK=",".join(names)), step=step
     )
-    session = GradingSession(LAB.name, checks, options)
+    session = GradingSession(lab.name, checks, options)
     session.start()
     try:
-        return {kind: session.result_of(CHECKS[kind]) for kind in kinds}
+        return {name: session.result_of(name) for name in names}
     finally:
         session.finish()
 
 
 @contextlib.contextmanager
-def prepared(folder: Path) -> Iterator[GradingSession]:
+def prepared(folder: Path, lab: settings.Lab = LAB) -> Iterator[GradingSession]:
     """A grading run that has everything and grades nothing."""
-    session = GradingSession(LAB.name, {}, Options.read(LAB=LAB.name, SRC=str(folder)))
+    session = GradingSession(lab.name, {}, Options.read(LAB=lab.name, SRC=str(folder)))
     try:
         session._prepare()
         yield session

@@ -4,59 +4,50 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from graders.harness import history as h
-from graders.harness import mutants, settings
-from graders.harness.catalog import checks_of
+from graders.harness import settings
 from graders.harness.explore import acts
 from graders.harness.report import timeline
 from graders.harness.results import FAILED, CheckResult
-from graders.harness.session import GradingSession, Options
+from graders.harness.session import GradingSession
 from graders.lab01 import moments as lab01
 from graders.lab02 import moments as lab02
+from graders.tests.exploring import graded_alone, prepared, worker
 
 LAB01, LAB02 = settings.lab("lab01"), settings.lab("lab02")
 
 
-@contextlib.contextmanager
-def prepared(lab: settings.Lab, folder: Path) -> Iterator[GradingSession]:
-    """A grading run that has everything and grades nothing."""
-    session = GradingSession(lab.name, {}, Options.read(LAB=lab.name, SRC=str(folder)))
-    try:
-        session._prepare()
-        yield session
-    finally:
-        session.finish()
-
-
 @pytest.fixture(scope="module")
 def redis_run() -> Iterator[GradingSession]:
-    with prepared(LAB01, settings.ROOT / "solutions" / "lab01") as session:
+    with prepared(worker("reference", Path(), LAB01), LAB01) as session:
         yield session
 
 
 @pytest.fixture(scope="module")
 def postgres_run() -> Iterator[GradingSession]:
-    with prepared(LAB02, settings.ROOT / "solutions" / "lab02") as session:
+    with prepared(worker("reference", Path(), LAB02), LAB02) as session:
         yield session
 
 
 def explored(lab: settings.Lab, name: str, mutant: str, to: Path, step: str = "") -> CheckResult:
     """The result of one exploration of a mutant, whatever it needs."""
-    wrong = next(each for each in mutants.mutants(lab) if each.name == mutant)
-    folder = mutants.make(lab, wrong, to / mutant)
-    checks = {name: replace(checks_of(lab)[name], needs=())}
-    options = replace(Options.read(LAB=lab.name, SRC=str(folder), CHECK=name), step=step)
-    session = GradingSession(lab.name, checks, options)
-    session.start()
+    folder = worker(mutant, to, lab)
+    return graded_alone(lab, folder, [name], step)[name]
+
+
+@contextlib.contextmanager
+def opened(session: GradingSession, name: str) -> Iterator[Any]:
+    """What a check of this name holds in its hands."""
+    room = session.room(name)
     try:
-        return session.result_of(name)
+        yield room
     finally:
-        session.finish()
+        room.close()
 
 
 # What is recorded
@@ -117,24 +108,16 @@ def test_an_act_that_does_not_work_is_told_so_and_not_explored(tmp_path):
 
 
 def test_each_check_of_a_queue_has_a_database_of_its_own(redis_run):
-    first, second = redis_run.room("first"), redis_run.room("second")
-    try:
+    with opened(redis_run, "first") as first, opened(redis_run, "second") as second:
         first.add_job()
         assert len(first.queued()) == 1
         assert second.queued() == []
-    finally:
-        first.close()
-        second.close()
-    third = redis_run.room("third")
-    try:
+    with opened(redis_run, "third") as third:
         assert third.ask(lambda r: r.dbsize()) == 0
-    finally:
-        third.close()
 
 
 def test_a_request_and_its_answer_are_told_in_the_history(postgres_run):
-    room = postgres_run.room("told")
-    try:
+    with opened(postgres_run, "told") as room:
         api = room.start_api()
         answer = api.request("POST", "/tasks", {"title": "sort the mail"})
         assert (answer.status, answer.json["data"]["title"]) == (201, "sort the mail")
@@ -145,13 +128,10 @@ def test_a_request_and_its_answer_are_told_in_the_history(postgres_run):
         assert came.text.startswith("201 ")
         drawn = timeline.draw(timeline.rows(room.history.events()), most=None)
         assert drawn[0].split()[:3] == ["seconds", "client", "api"]
-    finally:
-        room.close()
 
 
 def test_what_became_of_a_request_that_got_no_answer_is_said(postgres_run):
-    room = postgres_run.room("unanswered")
-    try:
+    with opened(postgres_run, "unanswered") as room:
         api = room.start_api()
         api.kill()
         request = api.send("GET", "/health")
@@ -159,13 +139,10 @@ def test_what_became_of_a_request_that_got_no_answer_is_said(postgres_run):
         assert request.problem == "the connection was refused"
         with pytest.raises(AssertionError, match=r"api was ended by SIGKILL"):
             api.answer_of(request)
-    finally:
-        room.close()
 
 
 def test_migrations_run_on_a_database_that_the_role_owns_and_others_do_not(postgres_run):
-    room = postgres_run.room("owned")
-    try:
+    with opened(postgres_run, "owned") as room:
         database = room.empty_database()
         assert room.catalogue(database, "SELECT to_regclass('tasks') AS t") == [{"t": None}]
         room.migrate("up", database)
@@ -175,8 +152,6 @@ def test_migrations_run_on_a_database_that_the_role_owns_and_others_do_not(postg
         assert row["who"] == database.worker_user
         (row,) = room.sql("SELECT tableowner AS who FROM pg_tables WHERE tablename = 'tasks'")
         assert row["who"] != room.database.worker_user
-    finally:
-        room.close()
 
 
 def test_a_private_copy_is_changed_alone(postgres_run):
@@ -191,10 +166,7 @@ def test_the_reference_holds_at_every_moment(postgres_run, redis_run):
         (postgres_run, lab02.PostTask(), acts.DISCONNECT),
         (postgres_run, lab02.MigrateUp(), acts.INTERLEAVING),
     ):
-        room = session.room(f"whole-{kind}")
-        try:
+        with opened(session, f"whole-{kind}") as room:
             acts.explore(room, kind, act, "It works.")
             assert room.coverage.count >= 1
             assert {m.outcome for m in room.coverage.moments} == {"held"}
-        finally:
-            room.close()

@@ -25,13 +25,6 @@ BOUND = 30.0
 
 
 @pytest.fixture(scope="module")
-def server(keeper: Keeper, run_dir: Path) -> Iterator[Server]:
-    server = embedded.start_postgres(keeper, run_dir)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def factory(server: Server) -> Iterator[DatabaseFactory]:
     factory = DatabaseFactory(server, SCHEMA, "tests", ahead=1)
     yield factory

@@ -230,7 +230,7 @@ RIGHT = {
     "FROM base\nRUN --mount=from=b,source=/w,target=/w pip install --no-index -f /w redis==8.1.0\n"
     'COPY worker /w\nCMD ["python", "-m", "worker"]',
     "mounts": "FROM p AS b\nRUN --mount=type=bind,source=requirements.txt,target=/r.txt "
-    "--mount=type=cache,target=/root/.cache pip install --prefix=/p -r /r.txt\n"
+    "--mount=type=cache,target=/var/cache/pip pip install --prefix=/p -r /r.txt\n"
     + LAST + "ENTRYPOINT exec python -m worker",
     "wheels, then code, then the wheels": "FROM p AS b\nCOPY requirements.txt .\n"
     "RUN pip wheel -w /w -r requirements.txt\nFROM p\nCOPY . .\nCOPY --from=b /w /w\n"

@@ -14,8 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from graders.harness.database import Database, DatabaseFactory
-from graders.harness.keeper import Keeper
-from graders.harness.servers import Server, embedded
+from graders.harness.servers import Server
 from graders.lab02 import schema
 from graders.lab02.document import Document, DocumentError
 from graders.lab02.drawing import Drawer
@@ -25,13 +24,6 @@ SCHEMA = (ROOT / "labs/lab03/schema.sql").read_text(encoding="utf-8")
 
 
 # The schema
-
-
-@pytest.fixture(scope="module")
-def server(keeper: Keeper, run_dir: Path) -> Iterator[Server]:
-    server = embedded.start_postgres(keeper, run_dir)
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

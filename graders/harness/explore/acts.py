@@ -8,15 +8,16 @@ lab says (`Act.judge`). Moments and their names are those of the other explorati
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
 from graders.harness.api import Api, Request
-from graders.harness.check import CouldNotGrade, Finding
+from graders.harness.check import Finding
 from graders.harness.explore import replay, words
+from graders.harness.explore.checks import not_recorded, report
 from graders.harness.explore.points import (
     Broken,
     Explored,
@@ -24,11 +25,9 @@ from graders.harness.explore.points import (
     Point,
     Seen,
     cores,
-    coverage,
-    judge,
     run,
 )
-from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded
+from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded, Once
 from graders.harness.explore.stage import said
 from graders.harness.program import Program, how_it_ended
 from graders.harness.results import Evidence
@@ -90,6 +89,40 @@ class Act:
         return []
 
 
+class Post(Act):
+    """A request that stores something: POST with `data`, answered with 201."""
+
+    path = "/tasks"
+    data: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def words(self) -> str:
+        return f"POST {self.path}"
+
+    def prepare(self, room: Room) -> Program:
+        return room.start_api()
+
+    def begin(self, room: Room, hold: Callable[[Program], None]) -> Acted:
+        api = room.programs[0]
+        hold(api)
+        request = api.send("POST", self.path, dict(self.data))
+        room.tell(f"Sent {request.shown}.")
+        return Acted(api, request)
+
+    def went_well(self, room: Room, acted: Acted) -> tuple[str, str] | None:
+        answer = acted.request.answer
+        if answer is None:
+            return ("request-unanswered",
+                    f"{acted.request.shown} was not answered: {acted.request.problem}")
+        if answer.status != 201:
+            return "wrong-status-code", f"{acted.request.shown} was answered {answer.shown}"
+        return self.wrongly_stored(room)
+
+    def wrongly_stored(self, room: Room) -> tuple[str, str] | None:
+        """The code and the sentence of what is wrong with what was stored, now that all is over."""
+        raise NotImplementedError
+
+
 def explore(lab: Room, kind: str, act: Act, expected: str) -> None:
     """Disturb the act at each of its steps; raises the finding of the first that broke."""
     session = lab.session
@@ -98,11 +131,7 @@ def explore(lab: Room, kind: str, act: Act, expected: str) -> None:
     try:
         moments, unaligned = recorded(session, act)
     except NotRecorded as error:
-        seen = f"{error}."
-        raise lab.finding(
-            error.code, f"{act.words} works: every exploration starts from there.",
-            seen[:1].upper() + seen[1:],
-        ) from None  # fmt: skip
+        raise not_recorded(lab, error, f"{act.words} works") from None
     explored.unexplored += unaligned
     for number, moment in enumerate(moments, 1):
         for letter, trial in _trials(kind, act, moment):
@@ -110,16 +139,8 @@ def explore(lab: Room, kind: str, act: Act, expected: str) -> None:
                 f"{number}{letter}", trial.where, act.words, lambda t=trial: t.run(session)
             ))  # fmt: skip
     explored.points = [p for p in explored.points if step in ("", p.label)]
-    if step and not explored.points:
-        raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")
     run(session, explored.points, AT_ONCE * cores())
-    lab.coverage = coverage(explored)
-    found = judge(explored, expected)
-    if found is not None:
-        finding, seen = found
-        if seen is not None:
-            lab.shown, lab.steps = seen.events, list(seen.told)
-        raise finding
+    report(lab, explored, expected)
 
 
 def _trials(kind: str, act: Act, moment: Moment) -> list[tuple[str, Trial]]:
@@ -135,31 +156,9 @@ def _trials(kind: str, act: Act, moment: Moment) -> list[tuple[str, Trial]]:
 
 def recorded(session: GradingSession, act: Act) -> tuple[list[Moment], list[str]]:
     """The steps of an act as they came twice, and the names that came in one recording only."""
-    key = ("act", type(act))
     with session.memo_lock:
-        slot = session.memo.setdefault(key, _Once())
-    return slot.get(lambda: _record_twice(session, act))
-
-
-class _Once:
-    """A value that is made by whoever asks first; the others wait for it, or for its error."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: list[Any] = []
-        self._error: Exception | None = None
-
-    def get(self, make: Callable[[], Any]) -> Any:
-        with self._lock:
-            if self._error is not None:
-                raise self._error
-            if not self._made:
-                try:
-                    self._made.append(make())
-                except Exception as error:
-                    self._error = error
-                    raise
-            return self._made[0]
+        once = session.memo.setdefault("acts", Once())
+    return once.get(type(act), lambda: _record_twice(session, act))
 
 
 def _record_twice(session: GradingSession, act: Act) -> tuple[list[Moment], list[str]]:
@@ -267,7 +266,7 @@ class Trial:
         acted.program.wire.wait_closed(room.budgets.work)
 
     def _shutdown(self, room: Room, acted: Acted, hold: Hold) -> None:
-        acted.program.signal_stop(taken=self.variant == "b")
+        acted.program.terminate(taken=self.variant == "b")
         room.steps[-1] = f"Sent SIGTERM {words.after(self.moment, self.act.who)}."
         if self.variant == "b":
             room.history.wait_until(lambda _: not acted.program.alive, LATER)

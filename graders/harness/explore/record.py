@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graders.harness import history as h
 from graders.harness.explore.stage import (
@@ -132,14 +132,35 @@ class Unworked(NotRecorded):
         self.evidence = tuple(evidence)
 
 
+class Once:
+    """Values that are made by whoever asks first; the others wait for them, or for their error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[object, Future] = {}
+
+    def get(self, key: object, make: Callable[[], Any]) -> Any:
+        """The value of this key. Raises what `make` raised."""
+        with self._lock:
+            future = self._made.get(key)
+            mine = future is None
+            if mine:
+                future = self._made[key] = Future()
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+
 class Recorder:
     """Records each scenario of a setting once per run, whoever asks first."""
 
     def __init__(self, session: GradingSession, setting: Setting) -> None:
         self.session = session
         self.setting = setting
-        self._lock = threading.Lock()
-        self._made: dict[str, Future] = {}
+        self._once = Once()
 
     @classmethod
     def of(cls, session: GradingSession, setting: Setting) -> Recorder:
@@ -149,11 +170,11 @@ class Recorder:
 
     def habits(self) -> Habits:
         """The worker's habits. Raises NotRecorded."""
-        return self._once("habits", self._learn)
+        return self._once.get("habits", self._learn)
 
     def recorded(self, scenario: Scenario) -> Recorded:
         """The moments of a scenario. Raises NotRecorded."""
-        return self._once(scenario.name, lambda: self._record(scenario))
+        return self._once.get(scenario.name, lambda: self._record(scenario))
 
     def ahead(self, scenarios: Sequence[Scenario]) -> None:
         """Begin to record these, side by side; whoever needs one waits for it."""
@@ -163,19 +184,6 @@ class Recorder:
     def _ahead(self, scenario: Scenario) -> None:
         with contextlib.suppress(Exception):  # whoever needs it is told
             self.recorded(scenario)
-
-    def _once(self, name: str, make: Callable[[], object]) -> object:
-        with self._lock:
-            future = self._made.get(name)
-            mine = future is None
-            if mine:
-                future = self._made[name] = Future()
-        if mine:
-            try:
-                future.set_result(make())
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
 
     # Habits ------------------------------------------------------------------------------------
 
