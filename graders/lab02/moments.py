@@ -42,8 +42,9 @@ class PostTask(Post):
             return self._told_true(room, acted)
         if kind == SHUTDOWN:
             if answer is None or answer.status != 201:
-                told = answer.shown if answer else f"not answered ({acted.request.problem})"
-                return "request-dropped", f"the request, which was in flight, was {told}"
+                told = (f"was answered {answer.shown}" if answer
+                        else f"was not answered ({acted.request.problem})")
+                return "request-dropped", f"the request, which was in flight, {told}"
             return self._told_true(room, acted) or stopped_well(acted)
         return self._told_true(room, acted) or self._well_again(room, acted)
 
@@ -95,7 +96,7 @@ class MigrateUp(Act):
     """The migrations are run on an empty database."""
 
     words = "migrate up"
-    who = "it"
+    who = "migrate up"
 
     def begin(self, room: Lab, hold: Any) -> Acted:
         databases = [p.database for p in room.programs]

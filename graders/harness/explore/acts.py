@@ -28,7 +28,7 @@ from graders.harness.explore.points import (
     run,
 )
 from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded, Once
-from graders.harness.explore.stage import said
+from graders.harness.explore.stage import TURN, said
 from graders.harness.program import Program, how_it_ended
 from graders.harness.results import Evidence
 from graders.harness.room import Room
@@ -245,10 +245,7 @@ class Trial:
 
         try:
             acted, _ = _begin(room, self.act, hold)
-            room.history.wait_until(
-                lambda _: holds[0].steps or acted.over, room.budgets.boot + room.budgets.work
-            )
-            if not holds[0].steps:
+            if not self._reached(room, acted, holds[0]):
                 raise NotReached(f"{words.statement(self.moment)} did not come in this run")
             getattr(self, f"_{self.kind}")(room, acted, holds[0])
             broken = self.act.judge(self.kind, room, acted)
@@ -258,6 +255,15 @@ class Trial:
                           self._keep(room, acted, found.evidence))
         finally:
             room.close()
+
+    def _reached(self, room: Room, acted: Acted, hold: Hold) -> bool:
+        """Wait until the moment has come; whether it has."""
+        left = room.budgets.boot + room.budgets.work
+        while not hold.wait_reached(min(left, TURN)):
+            left -= TURN
+            if left <= 0 or acted.over or room.session.stopping:
+                return bool(hold.steps)
+        return True
 
     def _crash(self, room: Room, acted: Acted, hold: Hold) -> None:
         acted.program.kill()
@@ -276,7 +282,7 @@ class Trial:
 
     def _disconnect(self, room: Room, acted: Acted, hold: Hold) -> None:
         acted.program.wire.cut()
-        room.tell(f"Cut {self.where.removeprefix('all connections cut ')}.")
+        room.tell(f"{self.where[:1].upper()}{self.where[1:]}.")
         hold.release()
         _wait_over(room, acted)
 
@@ -295,8 +301,8 @@ class Trial:
         left = room.budgets.boot + room.budgets.work
         while not blocked_or_over() and left > 0:
             began = room.history.now()
-            room.history.wait(lambda _: True, 0.1, len(room.history))
-            left -= min(room.history.now() - began, 0.1)
+            room.history.wait(lambda _: True, TURN, len(room.history))
+            left -= min(room.history.now() - began, TURN)
         room.tell(f"{other.program.name} had ended." if other.over
                   else f"{other.program.name} waited for a lock of the first.")
         hold.release()

@@ -48,7 +48,8 @@ def after(moment: Moment, who: str = "the worker") -> str:
                f"{_which(moment)}{unheard}"
     if moment.waits:
         return f"while it waited at {server} for the answer to {said}{_which(moment)}"
-    return f"after {server} had carried out {said}{_which(moment)}{unheard}"
+    did = "sent the" if moment.kind == "reply" else "carried out"
+    return f"after {server} had {did} {said}{_which(moment)}{unheard}"
 
 
 def before(moment: Moment) -> str:

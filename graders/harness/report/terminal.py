@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TextIO
 
@@ -200,7 +201,8 @@ def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterato
         yield [("", "")]
         yield from _hanging("Seen      ", check.reason, width, label="bad", style="bold")
 
-    if check.timeline:
+    # Where nothing was run but a file was read, there is nothing but the finding to draw.
+    if any(row.lane != timeline.GRADER for row in check.timeline):
         yield from _section("Timeline", width)
         yield from timeline.lines(check.timeline, width, None if verbose else timeline.SHOWN_ROWS)
 
@@ -277,7 +279,10 @@ def _explored(result: LabResult, width: int) -> Iterator[Line]:
     covered = [c.coverage for c in result.checks if c.coverage is not None]
     if not covered:
         return
-    counts = [f"{c.count} {c.noun}{'' if c.count == 1 else 's'}" for c in covered]
+    by_noun: Counter[str] = Counter()
+    for each in covered:
+        by_noun[each.noun] += each.count
+    counts = [f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in by_noun.items()]
     yield from _hanging("Explored  ", ", ".join(counts), width, label="bold")
     if result.partial and len(covered) == 1 and covered[0].count == 1:
         (moment,) = (m for m in covered[0].moments if m.outcome != NOT_EXPLORED)

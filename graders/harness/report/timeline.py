@@ -313,7 +313,7 @@ class _Teller:
         if draft.after:
             return
         fate = getattr(step, "fate", None)
-        if fate:
+        if fate and id(step) not in self.answered:
             draft.after = f" ({fate} by the check)"
         elif id(step) in self.answered:
             draft.after = f"{_after(step)} (but {draft.lane} never got the answer)"
