@@ -183,16 +183,10 @@ class Api(Program):
 
     # What is expected of it
 
-    def answers(self) -> Answer | None:
-        """What GET /health is answered now, not told in the history; None if nothing is."""
-        request = self.send("GET", "/health", told=False)
-        return self.wait_answer(request)
-
     def expect_ready(self) -> None:
         """GET /health is answered, whatever the answer, within the boot budget."""
         lab = self.lab
         left = lab.budgets.boot
-        last = ""
         while True:
             began = lab.history.now()
             request = self.send("GET", "/health", told=False, timeout=max(left, 1.0))
@@ -200,7 +194,6 @@ class Api(Program):
                 return
             expected = f"{self.name} starts, and answers GET /health on the port that PORT names."
             self.fail_if_ended(expected)
-            last = request.problem
             # Not a moment to hit: only so that a start is not slowed by our asking.
             lab.history.wait(lambda e: e.kind == h.EXIT, LOOK_AGAIN, len(lab.history))
             left -= min(max(lab.history.now() - began, LOOK_AGAIN), 2.0)
@@ -208,7 +201,7 @@ class Api(Program):
                 break
         raise lab.finding(
             "api-never-ready", expected,
-            f"In {lab.budgets.boot:.0f} s it did not: {last}.", self.log_evidence(),
+            f"In {lab.budgets.boot:.0f} s it did not: {request.problem}.", self.log_evidence(),
         )  # fmt: skip
 
     def expect_no_server_error(self, request: Request, expected: str) -> None:

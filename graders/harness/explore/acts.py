@@ -18,6 +18,7 @@ from graders.harness.api import Api, Request
 from graders.harness.check import Finding
 from graders.harness.explore import replay, words
 from graders.harness.explore.checks import not_recorded, report
+from graders.harness.explore.disconnect import AFTER, BEFORE
 from graders.harness.explore.points import (
     Broken,
     Explored,
@@ -28,6 +29,7 @@ from graders.harness.explore.points import (
     run,
 )
 from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded, Once
+from graders.harness.explore.shutdown import LATER, VARIANTS
 from graders.harness.explore.stage import TURN, said
 from graders.harness.program import Program, how_it_ended
 from graders.harness.results import Evidence
@@ -41,9 +43,6 @@ CRASH, SHUTDOWN, DISCONNECT, INTERLEAVING = "crash", "shutdown", "disconnect", "
 NOUNS = {CRASH: "crash point", SHUTDOWN: "shutdown", DISCONNECT: "disconnect",
          INTERLEAVING: "interleaving"}
 AT_ONCE = 2  # trials per core: each starts a program
-LATER = 0.25  # seconds between the signal and the answer, in the second variant
-VARIANTS = {"a": "the answer came at once", "b": "the answer came 250 ms later"}
-BEFORE, AFTER = "before", "after"
 
 _numbers = itertools.count(1)
 
