@@ -101,11 +101,6 @@ class Api(Program):
         self.port = free_port()
         self.run({"PORT": str(self.port), "WORKER_ID": None, **env}, hold=hold)
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
-
     # Requests
 
     def send(
