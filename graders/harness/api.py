@@ -168,13 +168,17 @@ class Api(Program):
             request.problem = f"the connection broke off ({type(error).__name__})"
         finally:
             connection.close()
-            request._done.set_result(None)
-            if told:
-                text = request.answer.shown if request.answer else f"no answer: {request.problem}"
-                self.lab.history.add(h.REQUEST_ANSWERED, self.name, text, request=request,
-                                     to=CLIENT)
-            else:
-                self.lab.history.add(h.LOOKED, CLIENT, "looked whether it answers")
+            # On the loop, as all that proxies and world tell: so what the API was answered before
+            # it answered stands before it in the history, however slowly the loop gets to it.
+            self.lab.session.loop.call_soon(self._came, request, told)
+
+    def _came(self, request: Request, told: bool) -> None:
+        request._done.set_result(None)
+        if told:
+            text = request.answer.shown if request.answer else f"no answer: {request.problem}"
+            self.lab.history.add(h.REQUEST_ANSWERED, self.name, text, request=request, to=CLIENT)
+        else:
+            self.lab.history.add(h.LOOKED, CLIENT, "looked whether it answers")
 
     # What is expected of it
 

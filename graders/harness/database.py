@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import re
 import secrets
@@ -146,11 +147,18 @@ class DatabaseFactory:
         self._problem: ServerError | None = None
         try:
             self._admin = connect(server.admin_url, timeout=BOUND * patience())
+            self._dropping = connect(server.admin_url, timeout=BOUND * patience())
             self._make_template(schema_sql)
         except (psycopg.Error, OSError) as error:
             raise _server_error("The grader's database cannot be made", error) from error
-        self._maker = threading.Thread(target=self._work, name="databases", daemon=True)
-        self._maker.start()
+        # DROP DATABASE waits for every session of the server, also for one that is still busy
+        # logging in; nobody who wants a database shall wait with it.
+        self._threads = [
+            threading.Thread(target=work, name=f"databases-{work.__name__}", daemon=True)
+            for work in (self._make, self._drop)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def new(self) -> Database:
         """A fresh database with the lab's schema and no rows. May be called by many threads."""
@@ -183,10 +191,14 @@ class DatabaseFactory:
                 return
             self._closed = True
             self._changed.notify_all()
-        self._maker.join(BOUND * patience())
+        with contextlib.suppress(psycopg.Error, OSError):
+            self._dropping.cancel()  # what it has not dropped goes now, or with the server
+        for thread in self._threads:
+            thread.join(BOUND * patience())
         if self._tidy:
             with contextlib.suppress(psycopg.Error, OSError):
                 drop_run(self._admin, self.run)
+        self._dropping.close()
         self._admin.close()
 
     # The template
@@ -252,27 +264,15 @@ class DatabaseFactory:
 
     # In the background
 
-    def _work(self) -> None:
-        """Make databases while some are wanted, else drop those that are done with."""
-        number = 0
-        while True:
+    def _make(self) -> None:
+        """Make databases whenever more are wanted than are there."""
+        for number in itertools.count(1):
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closed or self._short() or len(self._done) > self._kept()
-                )
+                self._changed.wait_for(lambda: self._closed or self._short())
                 if self._closed:
                     return
-                old = None if self._short() else self._done.popleft()
+            name = f"{PREFIX}{self.run}_{number}"
             try:
-                if old is not None:
-                    self._admin.execute(
-                        sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
-                            sql.Identifier(old)
-                        )
-                    )
-                    continue
-                number += 1
-                name = f"{PREFIX}{self.run}_{number}"
                 self._admin.execute(
                     sql.SQL("CREATE DATABASE {} TEMPLATE {} {} CONNECTION LIMIT {} {}").format(
                         sql.Identifier(name), sql.Identifier(self._template),
@@ -280,8 +280,6 @@ class DatabaseFactory:
                     )
                 )
             except (psycopg.Error, OSError) as error:
-                if old is not None and not self._admin.closed:
-                    continue  # it cannot be dropped now; it goes with the server, or with close()
                 with self._changed:
                     self._problem = _server_error("PostgreSQL made no database", error)
                     self._changed.notify_all()
@@ -289,6 +287,26 @@ class DatabaseFactory:
             with self._changed:
                 self._ready.append(name)
                 self._changed.notify_all()
+
+    def _drop(self) -> None:
+        """Drop databases that are done with, while nobody waits for one."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closed
+                    or (len(self._done) > self._kept() and not self._short())
+                )
+                if self._closed:
+                    return
+                name = self._done.popleft()
+            try:
+                self._dropping.execute(
+                    sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+                )
+            except (psycopg.Error, OSError):
+                # It cannot be dropped now; it goes with the server, or with close().
+                if self._dropping.closed:
+                    return
 
     def _short(self) -> bool:
         return len(self._ready) < self._ahead + self._waiting

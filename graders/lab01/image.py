@@ -63,7 +63,8 @@ class Engine:
 
     def __init__(self, lab: JobsLab) -> None:
         self.lab = lab
-        self.run = f"{lab.session.run_dir.name}-{secrets.token_hex(4)}"
+        # An image's name has a narrow alphabet; that of temporary folders is wider.
+        self.run = secrets.token_hex(8)
         self.label = f"{containers.LABEL}={self.run}"
         program = shutil.which("docker")
         if lab.session.options.services == "embedded":

@@ -26,10 +26,10 @@ def come_at_once(lab: Lab) -> None:
     """40 requests while no answer of PostgreSQL arrives; then all are let go and answered."""
     api = lab.start_api()
     rows.create(api, {"title": "the first one"})
-    for _ in range(TRIES):
+    for attempt in range(TRIES):
         hold = api.wire.hold(_is_held, when="after", times=None)
         began = lab.history.now()
-        requests = [_send(api, number) for number in range(CROWD)]
+        requests = [_send(api, attempt, number) for number in range(CROWD)]
         lab.tell(f"Sent {CROWD} requests at once, and held what PostgreSQL answered to them.")
         if hold.wait_reached(lab.budgets.work) is None:
             api.answer_of(requests[0])  # or it says what has become of it
@@ -56,9 +56,10 @@ def _is_held(step: Step) -> bool:
     return asks_for_tasks(step)
 
 
-def _send(api: Api, number: int) -> Request:
+def _send(api: Api, attempt: int, number: int) -> Request:
     if number % 2:
-        return api.send("POST", "/tasks", {"title": f"crowd {number:02}"})
+        # A title of its own, also of each attempt: what was stored in the one before stays.
+        return api.send("POST", "/tasks", {"title": f"crowd {attempt}-{number:02}"})
     return api.send("GET", "/tasks?limit=5")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from graders.lab01 import moments as lab01
 from graders.lab02 import moments as lab02
 from graders.tests.exploring import graded_alone, prepared, worker
 
+BOUND = 30.0  # seconds
 LAB01, LAB02 = settings.lab("lab01"), settings.lab("lab02")
 
 
@@ -122,12 +124,36 @@ def test_a_request_and_its_answer_are_told_in_the_history(postgres_run):
         answer = api.request("POST", "/tasks", {"title": "sort the mail"})
         assert (answer.status, answer.json["data"]["title"]) == (201, "sort the mail")
         sent, = room.history.events(h.REQUEST_SENT)
-        came, = room.history.events(h.REQUEST_ANSWERED)
+        came = room.history.wait(lambda e: e.kind == h.REQUEST_ANSWERED, BOUND)
         assert (sent.who, came.who) == ("client", "api")
         assert sent.text == 'POST /tasks {"title": "sort the mail"}'
         assert came.text.startswith("201 ")
         drawn = timeline.draw(timeline.rows(room.history.events()), most=None)
         assert drawn[0].split()[:3] == ["seconds", "client", "api"]
+
+
+def test_what_an_api_heard_before_it_answered_is_told_before_its_answer(postgres_run, monkeypatch):
+    """However slowly the grader's own loop gets to telling it."""
+    with opened(postgres_run, "slow") as room:
+        api = room.start_api()
+        late = threading.Event()
+        delivered = api.wire._delivered
+
+        def deliver_late(step):
+            late.wait(BOUND)
+            delivered(step)
+
+        monkeypatch.setattr(api.wire, "_delivered", deliver_late)
+        request = api.send("POST", "/tasks", {"title": "sort the mail"})
+        while request.answer is None and api.alive:
+            room.history.wait(lambda _: False, 0.01)
+        assert not request.over
+        late.set()
+        api.answer_of(request)
+        room.history.wait(lambda e: e.kind == h.REQUEST_ANSWERED, BOUND)
+        told = [e.kind for e in room.history.events() if e.kind in
+                (h.REQUEST_SENT, h.STEP_ANSWERED, h.STEP_DELIVERED, h.REQUEST_ANSWERED)]
+        assert told[-3:] == [h.STEP_ANSWERED, h.STEP_DELIVERED, h.REQUEST_ANSWERED]
 
 
 def test_what_became_of_a_request_that_got_no_answer_is_said(postgres_run):

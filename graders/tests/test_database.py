@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+import socket
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,6 +167,37 @@ def test_on_a_disposable_server_only_what_is_too_much_is_dropped(
         assert second.name in named(server, "worker_labs_few_")
     finally:
         factory.close()
+
+
+def test_new_databases_do_not_wait_for_a_session_that_never_finishes_its_login(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL lets DROP DATABASE wait for it: a stopped worker, or a stalled connection."""
+    monkeypatch.setattr(databases, "DROP_BEYOND", 0)
+    factory = DatabaseFactory(server, SCHEMA, "login", ahead=0)
+    startup = struct.pack("!i", 196608) + b"user\0postgres\0database\0postgres\0\0"
+    try:
+        with (
+            socket.create_connection((server.host, server.port)) as silent,
+            connect(server.admin_url) as admin,
+        ):
+            silent.sendall(struct.pack("!i", 4 + len(startup)) + startup)
+            assert silent.recv(1) == b"R"  # the server has asked for the password
+            first = factory.new()
+            first.drop()
+            assert poll(lambda: waits_for_a_session(admin, first.name), BOUND)
+            assert factory.new().name != first.name
+            assert waits_for_a_session(admin, first.name)
+    finally:
+        factory.close()
+
+
+def waits_for_a_session(admin: psycopg.Connection, database: str) -> bool:
+    """Whether a DROP of this database waits for the other sessions of the server."""
+    return bool(admin.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ProcSignalBarrier' "
+        "AND query LIKE 'DROP DATABASE%%' || %s || '%%'", (database,)
+    ).fetchone()[0])  # fmt: skip
 
 
 def test_what_a_killed_run_left_is_dropped_and_a_living_run_is_not(server: Server) -> None:

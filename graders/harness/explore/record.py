@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 KINDS = ("connect", "query", "command", "reply", "close", "call", "call-answer")
 UNHEARD = "close"  # a good-bye is not answered, so nobody can be held at it: it is no moment
 INTERVAL = 0.3  # seconds between polls while habits are learned: the gap that tells polls apart
-BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on all the same
+BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on all the same,
+STARTS = 4  # and at least so many times what the worker's start took, on a machine that is busy
 POLLS = 4  # that are looked at; psycopg prepares a statement at its sixth execution
 LATE = 0.5  # seconds of silence after which a recording is whole
 MOST_LATE = 3  # such times that are waited for
@@ -200,7 +201,7 @@ class Recorder:
             if not stage.held:
                 raise _no_call(player)
             since = len(stage.history)
-            stage.wait(lambda: not player.alive, BACKGROUND)
+            stage.wait(lambda: not player.alive, max(BACKGROUND, STARTS * _start_took(player)))
             beats = {}
             for step in player.steps(since=since):
                 if _counts(step):
@@ -411,11 +412,19 @@ def _let_come(stage: Stage, player: Player, habits: Habits) -> None:
     """
     if habits.blocks:
         return  # it asks again and again, and has nothing but its answers to wait for
+    late = max(LATE, _start_took(player))
     for _ in range(MOST_LATE):
         heard = len(player.steps())
-        if not stage.wait(lambda n=heard: len(player.steps()) > n, LATE) or not player.alive:
+        if not stage.wait(lambda n=heard: len(player.steps()) > n, late) or not player.alive:
             return
         stage.wait(player.rested, stage.budgets.work)
+
+
+def _start_took(player: Player) -> float:
+    """Seconds from its process's start to its first step: how busy this machine is just now."""
+    started = player.stage.history.events(h.STARTED, who=player.name)
+    steps = player.steps()
+    return steps[0].arrived_at - started[0].at if started and steps else 0.0
 
 
 def _under_way(stage: Stage, player: Player) -> bool:
