@@ -206,8 +206,8 @@ class Recorder:
             for step in player.steps(since=since):
                 if _counts(step):
                     beats.setdefault(step.name, step)
+            since = len(stage.history)  # before the answer: the worker may be quicker than we are
             stage.answer(stage.held[0])
-            since = len(stage.history)
             stage.wait(lambda: stage.all_final() or not player.alive, budgets.work)
 
             def poll_steps() -> list[Step]:
