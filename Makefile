@@ -22,6 +22,7 @@ Worker Labs: graded exercises on background workers and job queues
   make hint LAB=03              the next hint for the first check that failed (CHECK=name: for that)
   make reset LAB=03             bring the starter back; your work is kept beside it
   make doctor                   what works on this machine, and what to do about what does not
+  make notebook LAB=03          the lab's walkthrough in Jupyter Lab, which is installed for it
 
 By hand, as the steps of a handout need it:
 
@@ -55,6 +56,7 @@ Variables:
 For those who work on the kit:
 
   make test lint                its own tests, and the linter
+  make test-notebooks           run the notebooks, and compare what they show with what is stored
   make prove                    each wrong worker is caught, each right one gets full marks
   make bench-grader             how long grading takes, and where the time goes
   make images                   fetch the container images
@@ -83,6 +85,12 @@ endif
 .venv/.ready-test: pyproject.toml graders/constraints.txt
 	@sh graders/setup.sh test
 
+ifneq ($(call in-place,notebook),yes)
+.PHONY: .venv/.ready-notebook
+endif
+.venv/.ready-notebook: pyproject.toml graders/constraints.txt
+	@sh graders/setup.sh notebook
+
 COMMANDS := grade explore labs hint reset doctor up run api migrate tasks queue psql redis-cli down images
 
 .PHONY: $(COMMANDS)
@@ -95,6 +103,14 @@ test: .venv/.ready-test
 	$(PY) -m pytest graders/tests -m "not proof" || status=1; \
 	$(PY) -m pytest graders/tests -m proof -n 3 || status=1; \
 	exit $$status
+
+.PHONY: notebook test-notebooks
+notebook: .venv/.ready-notebook
+	@$(CLI) notebook
+
+# One after the other: what they measure is not to be disturbed by another one.
+test-notebooks: .venv/.ready-notebook
+	@$(PY) -m pytest --nbval --nbval-current-env notebooks
 
 lint: .venv/.ready-test
 	@$(PY) -m ruff check .

@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": ("graders.harness.hand.queue", "show"),
     "psql": ("graders.harness.hand.psql", "main"),
     "redis-cli": ("graders.harness.hand.redis_prompt", "main"),
+    "notebook": ("graders.notebook.command", "main"),
     "prove": ("graders.harness.prove", "main"),
     "bench-grader": ("graders.harness.bench", "main"),
 }

@@ -23,6 +23,28 @@ EXIT_COULD_NOT_GRADE = 2
 
 SCHEMA_VERSION = 1
 
+# What a row of a timeline can be: a drawing has a shape for each.
+ADDED = "added"  # the grader puts tasks in place
+START = "start"
+SIGNAL = "signal"
+KILL = "kill"  # SIGKILL
+EXIT = "exit"
+LOG = "log"
+MESSAGE = "message"  # a statement, a command, a request; its answer too, if nothing came between
+UNANSWERED = "unanswered"  # a message whose answer the sender never got
+ANSWER = "answer"
+CLOSE = "close"  # a connection, in good order
+CUT = "cut"  # a connection, in any other way
+STATUS = "status"  # what became of a task
+WORK = "work"  # the call that executes a task
+WORK_DONE = "work-done"  # its answer
+WORK_LOST = "work-lost"  # the caller hung up before it
+FOUND = "found"  # the finding, where it has a row of its own
+NOTE = "note"
+GAP = "gap"  # stands for rows that were left out
+ROW_KINDS = (ADDED, START, SIGNAL, KILL, EXIT, LOG, MESSAGE, UNANSWERED, ANSWER, CLOSE, CUT, STATUS,
+             WORK, WORK_DONE, WORK_LOST, FOUND, NOTE, GAP)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -51,6 +73,13 @@ class TimelineRow:
     to: str | None  # the lane it went to, for a message; None for what a lane did by itself
     text: str
     mark: str = ""  # "broke" on the row at which the finding was made
+    # For drawings; the text says all of it in words.
+    kind: str = NOTE  # one of ROW_KINDS
+    tasks: tuple[str, ...] = ()  # the labels of the tasks it is about
+    was: str = ""  # of a task that changed: its status before, "" where there was none
+    status: str = ""  # the status that it has now; "" once it is deleted
+    worker: str = ""  # the process that has it in hand now, or that works on it
+    detail: str = ""  # the whole statement, where the text shortens it
 
 
 @dataclass(frozen=True)
@@ -91,6 +120,7 @@ class CheckResult:
     timeline: tuple[TimelineRow, ...] = ()
     coverage: Coverage | None = None  # of a check that explores every moment
     seconds: float = 0.0
+    drawing: str = ""  # the file beside results.json in which its timeline is drawn
 
     @property
     def earned(self) -> int:
@@ -116,6 +146,7 @@ class LabResult:
     unanswered: tuple[str, ...] = ()  # questions of ANSWERS.md without an answer
     notes: tuple[str, ...] = ()  # one-line remarks ("using embedded servers: no Docker engine …")
     extra: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""  # where it is written, as its reader names it: "reports/lab03"
 
     @property
     def points(self) -> int:

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.lab import Lab
 from graders.harness.loop import LoopThread
 from graders.harness.process import Caps, Process
-from graders.harness.report import json_report, timeline
+from graders.harness.report import drawings, json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
 from graders.harness.room import Room
 from graders.harness.submission import Submission, SubmissionError, base_env
@@ -88,12 +88,17 @@ class GradingSession:
         on_progress: Callable[[GradingSession], None] | None = None,
         write_to: Path | None = None,
         standing: servers.Services | None = None,
+        roles: Collection[str] | None = None,
     ) -> None:
-        """`standing`: servers that run already and are left running, for many runs in a row."""
+        """`standing`: servers that run already and are left running, for many runs in a row.
+
+        `roles`: what the submission must have a command for, by default all that the lab grades.
+        """
         self.lab_name = lab_name
         self.info = settings.lab(lab_name)
         self.checks = checks
         self.options = options
+        self._roles = self.info.graded if roles is None else roles
         self.results: dict[str, CheckResult] = {}
         self.running: dict[str, float] = {}
         self.lab_result: LabResult | None = None
@@ -116,8 +121,8 @@ class GradingSession:
         self._finished = False
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
-        self.stages = threading.Semaphore(1)  # how many trials may be under way; set in _prepare
-        # What is started in _prepare
+        self.stages = threading.Semaphore(1)  # how many trials may be under way; set in prepare
+        # What is started in prepare
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
         self.services: servers.Services | None = None
@@ -137,7 +142,7 @@ class GradingSession:
 
     def _grade(self) -> None:
         try:
-            self._prepare()
+            self.prepare()
         except SubmissionError as error:
             self._end_all(error)
         except Exception as error:
@@ -145,7 +150,7 @@ class GradingSession:
         else:
             self._schedule()
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Servers, submission and machine speed, side by side."""
         self.keeper = Keeper.start()
         # A short path: a Unix socket's may have about a hundred characters.
@@ -192,7 +197,7 @@ class GradingSession:
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)
         # One without the roles of this lab is refused here, before anything is started.
-        for role in self.info.graded:
+        for role in self._roles:
             self.submission.command(role, {})
         self.submission.build(self.keeper, self.environment())
 
@@ -384,7 +389,7 @@ class GradingSession:
 
         if isinstance(shown, Evidence):
             return replace(shown, lines=tuple(map(original, shown.lines)))
-        return replace(shown, text=original(shown.text))
+        return replace(shown, text=original(shown.text), detail=original(shown.detail))
 
     def _own_trouble(self) -> str:
         """What is wrong with the servers or this machine: asked before a finding is believed."""
@@ -475,10 +480,14 @@ class GradingSession:
         )
         if self.report_path is None:
             return
+        folder = self.report_path.parent
         try:
-            json_report.write(self.lab_result, self.report_path)
+            drawn = replace(drawings.write(self.lab_result, folder), folder=_as_named(folder))
+            json_report.write(drawn, self.report_path)
             if not self.options.partial and self._is_the_starter():
-                json_report.write(self.lab_result, self.report_path.with_name("score.json"))
+                json_report.write(drawn, self.report_path.with_name("score.json"))
+            drawings.remove_old(drawn, folder)
+            self.lab_result = drawn
         except OSError as error:
             problem = f"The results could not be written to {self.report_path}: {error.strerror}."
             self.lab_result = replace(
@@ -490,6 +499,12 @@ class GradingSession:
     def _is_the_starter(self) -> bool:
         """Whether it is the student's own work that is graded, and not another folder."""
         return Path(self.options.submission).resolve() == self.info.starter.resolve()
+
+
+def _as_named(folder: Path) -> str:
+    """A folder as somebody in the project's own folder names it."""
+    inside = folder.is_relative_to(settings.ROOT)
+    return str(folder.relative_to(settings.ROOT) if inside else folder)
 
 
 def _result(check: Check, verdict: str, **more: object) -> CheckResult:

@@ -64,7 +64,7 @@ def prepared(folder: Path, lab: settings.Lab = LAB) -> Iterator[GradingSession]:
     """A grading run that has everything and grades nothing."""
     session = GradingSession(lab.name, {}, Options.read(LAB=lab.name, SRC=str(folder)))
     try:
-        session._prepare()
+        session.prepare()
         yield session
     finally:
         session.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graders.harness import history as h
+from graders.harness import results
 from graders.harness.report import timeline
 from graders.harness.report.sql import shorten
 from graders.harness.report.text import width_of
@@ -122,7 +123,7 @@ def test_a_note_can_say_where_it_broke() -> None:
     tale = Tale(list(events), events[-1].at)
     note = tale.add(h.NOTE, "grader", "this broke", code="task-executed-twice", broke=True)
     assert timeline.rows(tale.events)[-1] == TimelineRow(
-        note.at, "grader", None, "found: task-executed-twice", "broke")
+        note.at, "grader", None, "found: task-executed-twice", "broke", results.FOUND)
     named = Tale(list(events), events[-1].at)
     named.add(h.NOTE, "grader", "this broke", code="x", broke=True, event=broke)
     assert timeline.rows(named.events) == timeline.rows(events, broke)

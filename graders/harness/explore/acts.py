@@ -124,22 +124,27 @@ class Post(Act):
 
 def explore(lab: Room, kind: str, act: Act, expected: str) -> None:
     """Disturb the act at each of its steps; raises the finding of the first that broke."""
+    report(lab, explored(lab, kind, act), expected)
+
+
+def explored(lab: Room, kind: str, act: Act) -> Explored:
+    """What came of it at each of its steps. Raises a Finding where there is nothing to disturb."""
     session = lab.session
     step = session.options.step
-    explored = Explored(NOUNS[kind])
+    found = Explored(NOUNS[kind])
     try:
         moments, unaligned = recorded(session, act)
     except NotRecorded as error:
         raise not_recorded(lab, error, f"{act.words} works") from None
-    explored.unexplored += unaligned
+    found.unexplored += unaligned
     for number, moment in enumerate(moments, 1):
         for letter, trial in _trials(kind, act, moment):
-            explored.points.append(Point(
+            found.points.append(Point(
                 f"{number}{letter}", trial.where, act.words, lambda t=trial: t.run(session)
             ))  # fmt: skip
-    explored.points = [p for p in explored.points if step in ("", p.label)]
-    run(session, explored.points, AT_ONCE * cores())
-    report(lab, explored, expected)
+    found.points = [p for p in found.points if step in ("", p.label)]
+    run(session, found.points, AT_ONCE * cores())
+    return found
 
 
 def _trials(kind: str, act: Act, moment: Moment) -> list[tuple[str, Trial]]:

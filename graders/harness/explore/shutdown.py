@@ -228,8 +228,8 @@ class Stop:
                         f"{item}, which it had not begun to work on, stayed in “processing”")
         answered = any(e.call.answered_at is not None for e in executions)
         if executions and not answered and state != COMPLETED:
-            return ("task-dropped-on-stop",
-                    f"it gave up the work of {item}, which is “{state}”")
+            left = f"which is “{state}”" if state else "of which there is no trace any more"
+            return "task-dropped-on-stop", f"it gave up the work of {item}, {left}"
         if executions and state == PENDING:
             return ("task-dropped-on-stop", f"{item}, whose work was done, is “pending” again")
         return wrong_end(item, state, bool(executions))

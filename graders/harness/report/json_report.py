@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,15 @@ def write(result: LabResult, path: Path) -> Path:
 
     Raises OSError when the file cannot be written.
     """
+    return write_text(path, dumps(result))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file, all of it or nothing. Makes the folder if need be.
+
+    Raises OSError when the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = dumps(result)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
@@ -102,10 +110,8 @@ def _check(check: CheckResult) -> dict[str, Any]:
             "seen": finding.seen,
             "evidence": [{"title": e.title, "lines": list(e.lines)} for e in finding.evidence],
         },
-        "timeline": [
-            {"at": row.at, "lane": row.lane, "to": row.to, "text": row.text, "mark": row.mark}
-            for row in check.timeline
-        ],
+        "timeline": [asdict(row) for row in check.timeline],
+        "drawing": check.drawing or None,
         "coverage": None if check.coverage is None else {
             "noun": check.coverage.noun,
             "count": check.coverage.count,

@@ -162,7 +162,7 @@ def _failure(
 ) -> Iterator[Line]:
     yield [("", "")]
     yield [("dim", "─" * width)]
-    yield from _details(check, result.lab, width, verbose)
+    yield from _details(check, result.lab, width, verbose, result.folder)
     if (broken := _first_broken(check)) and not (result.partial and check.coverage.count == 1):
         command = f"{_make('grade', result.lab, check, result.submission)} STEP={broken.step}"
         yield [("", "Replay    "), ("bold", command)]
@@ -173,7 +173,9 @@ def _first_broken(check: CheckResult) -> MomentResult | None:
     return next((m for m in moments if m.outcome not in (HELD, NOT_EXPLORED)), None)
 
 
-def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterator[Line]:
+def _details(
+    check: CheckResult, lab: str, width: int, verbose: bool, folder: str = ""
+) -> Iterator[Line]:
     score = f"{check.earned} of {check.points} points"
     name = pad(clean(f"{check.exercise}  {check.name}"), width - 6 - len(score))
     yield [("bad", "FAIL  "), ("bold", name), ("bad", score)]
@@ -202,9 +204,12 @@ def _details(check: CheckResult, lab: str, width: int, verbose: bool) -> Iterato
         yield from _hanging("Seen      ", check.reason, width, label="bad", style="bold")
 
     # Where nothing was run but a file was read, there is nothing but the finding to draw.
-    if any(row.lane != timeline.GRADER for row in check.timeline):
+    if timeline.worth_drawing(check.timeline):
         yield from _section("Timeline", width)
         yield from timeline.lines(check.timeline, width, None if verbose else timeline.SHOWN_ROWS)
+        if check.drawing:
+            # never broken: it is there to be copied
+            yield [("dim", clean(f"Drawn in {folder}/{check.drawing}"))]
 
     yield [("", "")]
     yield [("", "Hint      "), ("bold", _make("hint", lab, check))]

@@ -9,11 +9,13 @@ server and the world.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graders.harness import history as h
+from graders.harness import results
 from graders.harness.history import Event
 from graders.harness.report.sql import shorten, with_labels
 from graders.harness.report.text import Line, clean, cut, pad, width_of, wrap
@@ -32,6 +34,29 @@ CLIENT = "client"
 GRADER = "grader"
 LOG = "log: "
 PREPARE = "prepare"  # a statement is only parsed: no news, unless something went wrong
+BEGIN = "begin"
+MIXED = "\0"  # instead of a status: they differ
+MOST_DETAIL = 2000  # characters of a whole statement
+
+KINDS = {  # of a row, for those of the event that it tells
+    h.TASK_ADDED: results.ADDED,
+    h.STARTED: results.START,
+    h.SIGNAL: results.SIGNAL,
+    h.EXIT: results.EXIT,
+    h.LOG: results.LOG,
+    h.STEP_ARRIVED: results.MESSAGE,
+    h.STEP_DELIVERED: results.ANSWER,
+    BEGIN: results.MESSAGE,
+    PREPARE: results.MESSAGE,
+    h.CONNECTED: results.MESSAGE,
+    h.DISCONNECTED: results.CUT,
+    h.ROW_CHANGED: results.STATUS,
+    h.CALL_ARRIVED: results.WORK,
+    h.CALL_ANSWERED: results.WORK_DONE,
+    h.CALL_LOST: results.WORK_LOST,
+    h.REQUEST_SENT: results.MESSAGE,
+    h.REQUEST_ANSWERED: results.ANSWER,
+}
 
 _TAG = re.compile(r"(?:SELECT|UPDATE|DELETE|MERGE|FETCH|MOVE|COPY|INSERT \d+) (\d+)$")
 
@@ -50,11 +75,32 @@ class _Draft:
     after: str = ""  # what came of it
     kind: str = ""
     broke: bool = False
-    labels: list[str] = field(default_factory=list)  # of tasks added together
+    labels: list[str] = field(default_factory=list)  # of the tasks that it is about
+    was: str = ""
+    status: str = ""
+    worker: str = ""
 
     @property
     def whole(self) -> str:
         return self.text + self.after
+
+    @property
+    def detail(self) -> str:
+        """The whole statements of which the text tells, with what they were given."""
+        said = []
+        for each in getattr(self.step, "statements", None) or ():
+            said.append(textwrap.dedent(each.sql).strip())
+            if each.params:
+                said.append("with " + ", ".join(map(repr, each.params)))
+        return cut(clean("\n".join(said), newlines=True), MOST_DETAIL)
+
+    def row(self) -> TimelineRow:
+        return TimelineRow(
+            round(self.at, 6), self.lane, self.to, clean(self.whole), BROKE if self.broke else "",
+            KINDS.get(self.kind, self.kind if self.kind in results.ROW_KINDS else results.NOTE),
+            tuple(map(clean, self.labels)), clean(self.was),
+            clean("" if self.status == MIXED else self.status), clean(self.worker), self.detail,
+        )  # fmt: skip
 
     @property
     def key(self) -> tuple[str, str | None, str]:
@@ -87,10 +133,7 @@ def rows(
     drafts = _fold_repeats(drafts)
     if len(drafts) > most:
         drafts = _leave_out_middle(drafts, most)
-    return [
-        TimelineRow(round(d.at, 6), d.lane, d.to, clean(d.whole), BROKE if d.broke else "")
-        for d in drafts
-    ]
+    return [draft.row() for draft in drafts]
 
 
 def _mark(drafts: list[_Draft], broke: int, events: Sequence[Event]) -> None:
@@ -214,9 +257,10 @@ class _Teller:
 
     def signal(self, event: Event) -> None:
         name = str(event.data.get("signal") or event.text)
+        draft = self.add(event, f"{name} is sent to {event.who}")
         if name == "SIGKILL":
             self.gone.add(event.who)
-        self.add(event, f"{name} is sent to {event.who}")
+            draft.kind = results.KILL
 
     def exit(self, event: Event) -> None:
         code, name = event.data.get("code"), event.data.get("signal")
@@ -234,7 +278,8 @@ class _Teller:
         if event.kind == h.NOTE and event.data.get("broke"):
             if event.data.get("event") is None:
                 code = event.data.get("code")
-                self.add(event, f"found: {code}" if code else event.text, lane=GRADER)
+                draft = self.add(event, f"found: {code}" if code else event.text, lane=GRADER)
+                draft.kind = results.FOUND
             return
         self.add(event, self.words(event.text))
 
@@ -254,18 +299,18 @@ class _Teller:
         server = self.server(*where)
         if step.kind == "close":
             self.closed.add(where)
-            self.add(event, "closes its connection", to=server, step=step)
+            self.add(event, "closes its connection", to=server, step=step).kind = results.CLOSE
             return
         if step.kind == "reply":
             self.add(event, f"reply: {self.words(step.words)}", lane=server, to=event.who,
-                     step=step)
+                     step=step).kind = results.ANSWER
             return
         said = "connects" if step.kind == "connect" else self.said(step)
         if step.kind == "prepare":
             self.add(event, f"prepares {said}", to=server, solid=False, step=step).kind = PREPARE
             return
         begin = self.last_solid()
-        if (begin and begin.step is not None and begin.kind == "begin" and begin.step is not step
+        if (begin and begin.step is not None and begin.kind == BEGIN and begin.step is not step
                 and begin.lane == event.who and begin.step.connection == step.connection
                 and id(begin.step) in self.delivered):
             begin.text += f"; {said}"
@@ -273,7 +318,7 @@ class _Teller:
             return
         draft = self.add(event, said, to=server, step=step)
         if re.match(r"(begin|start transaction)\b", step.words, re.I) and ";" not in step.words:
-            draft.kind = "begin"
+            draft.kind = BEGIN
 
     def said(self, step: Any) -> str:
         statements = getattr(step, "statements", None)
@@ -319,6 +364,7 @@ class _Teller:
             draft.after = f"{_after(step)} (but {draft.lane} never got the answer)"
         else:
             draft.after = " (no answer yet)" if draft.lane not in self.gone else " (no answer)"
+        draft.kind = results.UNANSWERED
 
     # -- connections
 
@@ -354,6 +400,10 @@ class _Teller:
         task, old, new = self.label(data.get("task", "")), data.get("old"), data.get("new")
         if old is None and new is not None:
             if any(d.kind == h.TASK_ADDED for d in self.drafts):
+                for draft in self.drafts:
+                    if draft.kind == h.TASK_ADDED and task in draft.labels:
+                        # of several in one row, only what is true of all
+                        draft.status = str(new) if draft.status in ("", new) else MIXED
                 return  # the grader's own INSERT, told already
             text = f"{task}: added as {new}"
         elif new is None:
@@ -365,7 +415,9 @@ class _Teller:
         worker = data.get("worker")
         if worker and new == "processing":
             text += f", assigned_worker {cut(str(worker), 30)}"
-        self.add(event, text, solid=False)
+        draft = self.add(event, text, solid=False)
+        draft.labels, draft.was, draft.status = [task], str(old or ""), str(new or "")
+        draft.worker = str(worker or "") if new == "processing" else ""
 
     def call_arrived(self, event: Event) -> None:
         call = event.data.get("call")
@@ -375,23 +427,27 @@ class _Teller:
         task = self.label(call.task_id)
         times = self.times_called[task] = self.times_called.get(task, 0) + 1
         again = "" if times == 1 else f", execution number {times}"
-        self.add(event, f"executes {task}{again}", lane=str(call.process), to=WORLD)
+        draft = self.add(event, f"executes {task}{again}", lane=str(call.process), to=WORLD)
+        self.work(draft, call)
 
     def call_answered(self, event: Event) -> None:
         call = event.data.get("call")
         if call is None:
             self.other(event)
             return
-        self.add(event, f"work on {self.label(call.task_id)} {_answer(call.answer)}", lane=WORLD,
-                 to=str(call.process))
+        self.work(self.add(event, f"work on {self.label(call.task_id)} {_answer(call.answer)}",
+                           lane=WORLD, to=str(call.process)), call)
 
     def call_lost(self, event: Event) -> None:
         call = event.data.get("call")
         if call is None:
             self.other(event)
             return
-        self.add(event, f"gives up its call for {self.label(call.task_id)} before the answer",
-                 lane=str(call.process), to=WORLD)
+        self.work(self.add(event, f"gives up its call for {self.label(call.task_id)} before the "
+                           "answer", lane=str(call.process), to=WORLD), call)
+
+    def work(self, draft: _Draft, call: Any) -> None:
+        draft.labels, draft.worker = [self.label(call.task_id)], str(call.process)
 
 
 def _server_of(step: Any) -> str | None:
@@ -442,7 +498,8 @@ def _fold_logs(drafts: list[_Draft]) -> list[_Draft]:
             j += 1
         run = drafts[i:j]
         if len(run) > 5 and not any(d.broke for d in run[2:-1]):
-            gap = replace(run[2], text=f"… {len(run) - 3} more log lines", kind=h.NOTE)
+            gap = replace(run[2], text=f"… {len(run) - 3} more log lines",
+                          kind=results.GAP)
             out += [*run[:2], gap, run[-1]]
         else:
             out += run or [drafts[i]]
@@ -470,7 +527,7 @@ def _fold_repeats(drafts: list[_Draft]) -> list[_Draft]:
                 last = drafts[end - 1]
                 out.append(_Draft(folded[0].n, last.at, drafts[i].lane, None,
                                   f"… {what} {times - 1} times more, until {last.at:.3f}",
-                                  broke=any(d.broke for d in folded)))
+                                  kind=results.GAP, broke=any(d.broke for d in folded)))
                 i = end
                 break
         else:
@@ -488,11 +545,17 @@ def _leave_out_middle(drafts: list[_Draft], most: int) -> list[_Draft]:
     else:
         tail = drafts[len(drafts) - (most - head) + 1 :]
     gap = len(drafts) - head - len(tail)
-    note = _Draft(drafts[head].n, drafts[head].at, GRADER, None, f"… {gap} rows left out")
+    note = _Draft(drafts[head].n, drafts[head].at, GRADER, None, f"… {gap} rows left out",
+                  kind=results.GAP)
     return [*drafts[:head], note, *tail]
 
 
 # --- from rows to text ----------------------------------------------------------------------------
+
+
+def worth_drawing(timeline: Sequence[TimelineRow]) -> bool:
+    """Whether there is anything but the grader's own words."""
+    return any(row.lane != GRADER for row in timeline)
 
 
 def draw(timeline: Sequence[TimelineRow], width: int = 100, most: int | None = SHOWN_ROWS
@@ -510,24 +573,24 @@ def lines(timeline: Sequence[TimelineRow], width: int = 100, most: int | None = 
     """As `draw`, in styled parts."""
     if not timeline:
         return []
-    lanes = _lanes(timeline)
-    widths = [max(width_of(_lane_name(lane)) + 2, 9) for lane in lanes]
+    lanes = lanes_of(timeline)
+    widths = [max(width_of(lane_name(lane)) + 2, 9) for lane in lanes]
     time_width = max(7, max(len(f"{row.at:.3f}") for row in timeline)) + 3
     # too many lanes to leave room for words: name them in each row instead
     drawn = sum(widths) + time_width <= width * 0.55
     if not drawn:
-        names = [cut(_lane_name(lane), 20) for lane in lanes]
+        names = [cut(lane_name(lane), 20) for lane in lanes]
         widths = [min(2 * max(map(width_of, names)) + 4, 46)]
     text_at = time_width + sum(widths) + 1
     text_width = width - text_at
     out: list[Line] = []
     blank = " " * time_width
     if drawn:
-        heads = "".join(pad(_lane_name(lane), w) for lane, w in zip(lanes, widths, strict=True))
+        heads = "".join(pad(lane_name(lane), w) for lane, w in zip(lanes, widths, strict=True))
         out.append([("dim", "seconds".rjust(time_width - 1) + " "), ("bold", heads)])
-    alive = _alive(timeline, lanes)
+    alive = lifetimes(timeline, lanes)
     previous = -1
-    for i in _shown(timeline, most):
+    for i in chosen(timeline, most):
         if i > previous + 1:
             gap = i - previous - 1
             rows_ = "row" if gap == 1 else "rows"
@@ -572,22 +635,25 @@ def _style(row: TimelineRow) -> str:
     return "wait" if re.match(r"SIG[A-Z]+ is sent|ended by SIG", row.text) else ""
 
 
-def _lane_name(lane: str) -> str:
+def lane_name(lane: str) -> str:
+    """What a reader calls it."""
     return SERVERS.get(lane, clean(lane))
 
 
-def _lanes(timeline: Sequence[TimelineRow]) -> list[str]:
+def lanes_of(timeline: Sequence[TimelineRow]) -> list[str]:
+    """All lanes but the grader's, in their order: client, processes, servers, world."""
     seen = {lane for row in timeline for lane in (row.lane, row.to) if lane and lane != GRADER}
     fixed = [*SERVERS, WORLD]
-    processes = sorted(seen - set(fixed), key=lambda name: (name != CLIENT, _natural(name)))
+    processes = sorted(seen - set(fixed), key=lambda name: (name != CLIENT, natural(name)))
     return processes + [lane for lane in fixed if lane in seen]
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """For sorting: worker-2 before worker-10."""
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name)]
 
 
-def _alive(timeline: Sequence[TimelineRow], lanes: list[str]) -> list[tuple[int, int]]:
+def lifetimes(timeline: Sequence[TimelineRow], lanes: list[str]) -> list[tuple[int, int]]:
     """For each lane the first and last row between which its line is drawn."""
     spans = []
     for lane in lanes:
@@ -601,7 +667,8 @@ def _alive(timeline: Sequence[TimelineRow], lanes: list[str]) -> list[tuple[int,
     return spans
 
 
-def _shown(timeline: Sequence[TimelineRow], most: int | None) -> list[int]:
+def chosen(timeline: Sequence[TimelineRow], most: int | None) -> list[int]:
+    """The numbers of the rows that are shown, if at most about so many are (None: all)."""
     count = len(timeline)
     if most is None or count <= most:
         return list(range(count))
@@ -645,7 +712,7 @@ def _still(lanes: list[str], widths: list[int], living: list[bool]) -> str:
 
 
 def _spoken(row: TimelineRow, width: int) -> str:
-    name = "" if row.lane == GRADER else cut(_lane_name(row.lane), 20)
+    name = "" if row.lane == GRADER else cut(lane_name(row.lane), 20)
     if row.to:
-        name += f" → {cut(_lane_name(row.to), 20)}"
+        name += f" → {cut(lane_name(row.to), 20)}"
     return pad(name, width)
