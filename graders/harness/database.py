@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ CONNECTION_LIMIT = 60
 # On a server that is thrown away, dropping is needed only for the space that databases take.
 DROP_BEYOND = 8
 BOUND = 60.0  # seconds, times PATIENCE, for anything that the server is asked here
+TURN = 0.5  # seconds of a wait that are counted at once
 
 # The trigger runs as the owner, so the worker needs no right on the audit. What it announces has
 # to stay far below the 8000 bytes of a notification: a long worker name must not fail an UPDATE.
@@ -166,9 +168,12 @@ class DatabaseFactory:
             self._waiting += 1
             self._changed.notify_all()
             try:
-                self._changed.wait_for(
-                    lambda: self._ready or self._problem or self._closed, BOUND * patience()
-                )
+                left = BOUND * patience()
+                while not (self._ready or self._problem or self._closed) and left > 0:
+                    # In short turns: a machine that stands still for a while uses up only one.
+                    began = time.monotonic()
+                    self._changed.wait(TURN)
+                    left -= min(time.monotonic() - began, TURN)
                 if not self._ready:
                     raise self._problem or ServerError("PostgreSQL made no database in time.")
                 name = self._ready.popleft()

@@ -32,9 +32,8 @@ def post(lab: Lab, api: Api, count: int) -> list[Task]:
 def expect_history(lab: Lab, tasks: list[Task]) -> None:
     """Each task went from pending to processing to completed, and no other way."""
     lab.sync()
-    changes = lab.history.events(h.ROW_CHANGED)
     for task in tasks:
-        way = [e.data["new"] for e in changes if str(e.data["task"]) == task.id]
+        way = _way_of(lab, task)
         if way != WAY:
             raise lab.finding(
                 "task-executed-twice" if way.count("processing") > 1 else "claim-not-visible",
@@ -43,6 +42,20 @@ def expect_history(lab: Lab, tasks: list[Task]) -> None:
                 lab.row_evidence(task),
                 *(worker.statement_evidence() for worker in lab.workers),
             )
+
+
+def _way_of(lab: Lab, task: Task) -> list[str]:
+    """Its statuses, one after the other; a second claim is told, a heartbeat is not."""
+    way: list[str] = []
+    worker = None
+    for event in lab.history.events(h.ROW_CHANGED):
+        if str(event.data["task"]) != task.id:
+            continue
+        now, by = event.data["new"], event.data.get("worker")
+        if not way or now != way[-1] or (now == "processing" and by != worker):
+            way.append(now)
+        worker = by
+    return way
 
 
 def expect_told(lab: Lab, api: Api, tasks: list[Task]) -> None:
