@@ -19,9 +19,10 @@ from graders.notebook.outage import away
 from graders.notebook.plots import plot_throughput, plot_waiting_times
 from graders.notebook.problem import Problem
 from graders.notebook.programs import Source
+from graders.notebook.tables import Table
 
 __all__ = [
-    "Bench", "MigrateUp", "PostTask", "Problem", "Source", "after", "away", "before",
-    "check_my_claim", "check_my_store", "check_my_take", "open_lab", "plot_throughput",
+    "Bench", "MigrateUp", "PostTask", "Problem", "Source", "Table", "after", "away",
+    "before", "check_my_claim", "check_my_store", "check_my_take", "open_lab", "plot_throughput",
     "plot_waiting_times",
 ]

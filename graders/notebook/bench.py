@@ -35,12 +35,8 @@ class Bench:
     def __init__(self, lab: str) -> None:
         with told():
             self.info = settings.lab(f"lab{lab}" if len(lab) == 2 else lab)
-        self._closing = contextlib.ExitStack()
         self._services: Services | None = None
         self._sessions: dict[str, GradingSession] = {}
-        self._folder = Path(self._closing.enter_context(
-            tempfile.TemporaryDirectory(prefix="wl-notebook-", ignore_cleanup_errors=True)
-        ))
         with told():
             self._start()
 
@@ -54,7 +50,6 @@ class Bench:
         """End everything: programs, servers, files. It can be called twice."""
         self._forget()
         self._servers.close()
-        self._closing.close()
 
     def _forget(self) -> None:
         for session in self._sessions.values():
@@ -70,18 +65,23 @@ class Bench:
                 self._servers.close()
                 self._start()
             if program.key not in self._sessions:
-                folder = program.write(self._folder / f"{program.name}-{program.key}")
-                session = GradingSession(
-                    self.info.name, {}, Options.read(LAB=self.info.name, SRC=str(folder)),
-                    standing=self._services, roles=(),
-                )
-                try:
-                    session.prepare()
-                except BaseException:
-                    session.finish()
-                    raise
-                self._sessions[program.key] = session
+                self._sessions[program.key] = self._prepared(program)
             return self._sessions[program.key]
+
+    def _prepared(self, program: Source) -> GradingSession:
+        # The run has a copy of its own, which the keeper removes whatever happens.
+        with tempfile.TemporaryDirectory(prefix="wl-") as folder:
+            path = program.write(Path(folder) / program.name)
+            session = GradingSession(
+                self.info.name, {}, Options.read(LAB=self.info.name, SRC=str(path)),
+                standing=self._services, roles=(),
+            )
+            try:
+                session.prepare()
+            except BaseException:
+                session.finish()
+                raise
+        return session
 
     # What a notebook does
 
@@ -160,7 +160,8 @@ class Bench:
             except KeyboardInterrupt:
                 self._sessions.pop(program.key, None)
                 session.finish()
-                raise
+                raise Problem("Stopped; nothing of it runs any more. The cell can be run again.") \
+                    from None
 
 
 def open_lab(lab: str) -> Bench:

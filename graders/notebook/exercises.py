@@ -193,9 +193,10 @@ def _checked(
     seen = _alone(lab, program, act)  # first by itself: what is wrong there is told plainly
     moments = lab.explore(program, kind, act)
     events = moments.at(moments.broken[0]).events if moments.broken else seen
-    rows = timeline.rows(events, most=60)
+    rows = timeline.rows(events, most=100)
     title = f"{what}, step {moments.broken[0]}" if moments.broken else f"{what}, undisturbed"
-    return Checked(what, moments, Html(figure(rows, title), "\n".join(timeline.draw(rows))))
+    text = "\n".join(timeline.draw(rows, most=None))
+    return Checked(what, moments, Html(figure(rows, title), text))
 
 
 def _alone(lab: Bench, program: Source, act: Post | None) -> list[Any]:

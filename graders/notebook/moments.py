@@ -151,13 +151,15 @@ def _explored(
 ) -> Explored:
     if act is not None:
         return acts.explored(room, kind, act)
-    chosen = tuple(SCENARIOS[name] for name in scenarios)
-    setting = setting_of(session)
-    name = f"{setting.name} {' '.join(scenarios)}"
-    setting = replace(setting, name=name, crash=chosen, interleave=chosen, shutdown=chosen,
-                      disconnect=chosen)
     run, _ = EXPLORATIONS[kind]
-    return explored_by(room, run, setting)
+    return explored_by(room, run, _only(setting_of(session), scenarios))
+
+
+def _only(setting: Setting, scenarios: Sequence[str]) -> Setting:
+    """The setting with these scenarios alone, whatever is explored."""
+    chosen = tuple(SCENARIOS[name] for name in scenarios)
+    return replace(setting, name=f"{setting.name} {' '.join(scenarios)}", crash=chosen,
+                   interleave=chosen, shutdown=chosen, disconnect=chosen)
 
 
 # One worker, paused ------------------------------------------------------------------------------
@@ -165,8 +167,8 @@ def _explored(
 
 def pause_at_each_step(session: GradingSession) -> Table:
     """Each step of a worker with one pending task, and what others see while it stands there."""
-    setting = setting_of(session)
-    recorder = Recorder(session, setting)
+    setting = _only(setting_of(session), [PENDING_TASK.name])
+    recorder = Recorder.of(session, setting)  # what is recorded here, explorations need not again
     recorded = recorder.recorded(PENDING_TASK)
     habits = recorder.habits()
     def look(numbered: tuple[int, Moment]) -> tuple[str, ...] | None:

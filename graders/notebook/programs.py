@@ -40,6 +40,15 @@ class Source:
             (folder / path).write_text(text, encoding="utf-8")
         return folder
 
+    def changed(self, name: str, old: str, new: str) -> Source:
+        """The same program under another name, with a piece of its code replaced. Raises Problem.
+
+        `old` has to be there, in one of its files.
+        """
+        if not any(old in text for _, text in self.files):
+            raise Problem(f"There is no “{old}” in {self.name}.")
+        return Source(name, tuple((path, text.replace(old, new)) for path, text in self.files))
+
     def __repr__(self) -> str:
         return f"<{self.name}>"
 
