@@ -26,7 +26,7 @@ from graders.notebook import (
     check_my_take,
     open_lab,
 )
-from graders.notebook.programs import register
+from graders.notebook.programs import register, register_modules
 from graders.notebook.tables import Table
 
 BOUND = 60.0  # seconds
@@ -80,6 +80,30 @@ def test_cell_magics_make_programs():
     assert shell.user_ns["mine"] == Source.of("api", "mine", "print(1)\n")
     with pytest.raises(Problem, match="takes the name of a Python variable"):
         made["api"][0]("my api", "print(1)\n")
+
+
+def test_programs_import_modules_that_cells_make():
+    made = {}
+    shell = types.SimpleNamespace(
+        user_ns={}, register_magic_function=lambda f, kind, name: made.update({name: f})
+    )
+    register(shell)
+    register_modules(shell)
+    with pytest.raises(Problem, match="There is no module web yet: run its cell first"):
+        made["api"]("mine web", "import web\n")
+    made["module"]("web", "PORT = 1\n")
+    made["api"]("mine web", "import web\n")
+    assert dict(shell.user_ns["mine"].files)["web.py"] == "PORT = 1\n"
+    with pytest.raises(Problem, match="web is no Python yet"):
+        made["module"]("web", "PORT = \n")
+
+
+def test_a_program_is_changed_in_a_copy():
+    other = CARELESS.changed("other", "LIMIT 1", "LIMIT 2")
+    assert (other.name, other.key == CARELESS.key) == ("other", False)
+    assert "LIMIT 2" in dict(other.files)["worker.py"]
+    with pytest.raises(Problem, match="There is no “LIMIT 3” in careless"):
+        CARELESS.changed("other", "LIMIT 3", "LIMIT 2")
 
 
 def test_a_problem_shows_no_frames_of_ours():
