@@ -44,6 +44,8 @@ BACKGROUND = 1.2  # seconds for which a work call is held to see what goes on al
 STARTS = 4  # and at least so many times what the worker's start took, on a machine that is busy
 POLLS = 4  # that are looked at; psycopg prepares a statement at its sixth execution
 LATE = 0.5  # seconds of silence after which a recording is whole
+CALM = 0.7  # seconds in which a worker starts beside a few others; what it takes more than that
+PATIENT = 3  # is added so many times to that silence: the machine is busy with something else
 MOST_LATE = 3  # such times that are waited for
 MOST_STEPS = 400  # of a recording: a worker that never rests is told so by other checks
 
@@ -412,7 +414,7 @@ def _let_come(stage: Stage, player: Player, habits: Habits) -> None:
     """
     if habits.blocks:
         return  # it asks again and again, and has nothing but its answers to wait for
-    late = max(LATE, _start_took(player))
+    late = LATE + PATIENT * max(0.0, _start_took(player) - CALM)
     for _ in range(MOST_LATE):
         heard = len(player.steps())
         if not stage.wait(lambda n=heard: len(player.steps()) > n, late) or not player.alive:
