@@ -16,6 +16,7 @@ from typing import Any
 from graders.harness import settings
 from graders.harness.catalog import standing_servers
 from graders.harness.explore.acts import Act
+from graders.harness.history import Event
 from graders.harness.report import timeline
 from graders.harness.report.svg import figure
 from graders.harness.room import Room
@@ -103,8 +104,7 @@ class Bench:
     def timeline(self, seen: Any, title: str = "", most: int = 60) -> Html:
         """The timeline of a room or of a moment (see Moments.at), drawn; as text beside it."""
         events = seen.history.events() if isinstance(seen, Room) else list(seen.events)
-        rows = timeline.rows(events, most=most)
-        return Html(figure(rows, title), "\n".join(timeline.draw(rows, most=None)))
+        return drawn(events, title, most)
 
     def explore(
         self, program: Source, kind: str, act: Act | None = None,
@@ -162,6 +162,12 @@ class Bench:
                 session.finish()
                 raise Problem("Stopped; nothing of it runs any more. The cell can be run again.") \
                     from None
+
+
+def drawn(events: Sequence[Event], title: str, most: int) -> Html:
+    """The timeline of these events as a drawing, with its text; of so many rows at most."""
+    rows = timeline.rows(events, most=most)
+    return Html(figure(rows, title), "\n".join(timeline.draw(rows, most=None)))
 
 
 def open_lab(lab: str) -> Bench:

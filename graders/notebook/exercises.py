@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from graders.harness.explore.acts import CRASH, Post
-from graders.harness.report import timeline
-from graders.harness.report.svg import figure
 from graders.lab02.moments import PostTask
-from graders.notebook.bench import Bench, current
+from graders.notebook.bench import Bench, current, drawn
 from graders.notebook.moments import Moments
 from graders.notebook.problem import Problem
 from graders.notebook.programs import Source
@@ -193,10 +191,8 @@ def _checked(
     seen = _alone(lab, program, act)  # first by itself: what is wrong there is told plainly
     moments = lab.explore(program, kind, act)
     events = moments.at(moments.broken[0]).events if moments.broken else seen
-    rows = timeline.rows(events, most=100)
     title = f"{what}, step {moments.broken[0]}" if moments.broken else f"{what}, undisturbed"
-    text = "\n".join(timeline.draw(rows, most=None))
-    return Checked(what, moments, Html(figure(rows, title), text))
+    return Checked(what, moments, drawn(events, title, most=100))
 
 
 def _alone(lab: Bench, program: Source, act: Post | None) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
 from graders.harness.session import GradingSession
+from graders.notebook.moments import add_work
 
 SETTLED = 2  # polls of a worker before the first task comes
 
@@ -34,7 +35,7 @@ def _waits(session: GradingSession, interval: float, tasks: int) -> list[float]:
         for _ in range(tasks):
             # At any moment of an interval, and after the one before it has been taken.
             room.history.wait(lambda _: False, rest.uniform(1, 2) * interval)
-            _add(room)
+            add_work(room)
         _wait_calls(room, tasks)
         added = {str(e.data["task"]): e.at for e in room.history.events(h.TASK_ADDED)}
         return [call.arrived_at - added[call.task_id] for call in room.world.calls]
@@ -74,7 +75,7 @@ def _rate(session: GradingSession, count: int, tasks: int, work: float, at_once:
         for worker in started:
             worker.expect_ready()
         for _ in range(tasks):
-            _add(room)
+            add_work(room)
         _wait_calls(room, tasks)
         calls = room.world.calls
         # From the first beginning of work to the last end: what it takes to put the tasks there
@@ -82,13 +83,6 @@ def _rate(session: GradingSession, count: int, tasks: int, work: float, at_once:
         return tasks / (max(c.answered_at for c in calls) - min(c.arrived_at for c in calls))
     finally:
         room.close()
-
-
-def _add(room: Any) -> None:
-    if hasattr(room, "add_task"):
-        room.add_task()
-    else:
-        room.add_job()
 
 
 def _wait_calls(room: Any, count: int) -> None:

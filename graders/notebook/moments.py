@@ -77,6 +77,11 @@ def interruptible(work: Callable[[], T], stop: Callable[[], object]) -> T:
     return value
 
 
+def add_work(room: Any) -> Any:
+    """Add a task, or push a job, whichever this lab has."""
+    return room.add_task() if hasattr(room, "add_task") else room.add_job()
+
+
 def setting_of(session: GradingSession) -> Setting:
     """The queue of this lab, as the explorations see it."""
     if "postgres" in session.info.services:
@@ -224,7 +229,7 @@ def race(session: GradingSession, at: str) -> Race:
     """Both are held after the step that begins with `at`; then both go on to their ends."""
     room = session.room("notebook-race")
     try:
-        task = room.add_task() if hasattr(room, "add_task") else room.add_job()
+        task = add_work(room)
         workers = [room.start_worker(hold=after(at), ready=False) for _ in range(2)]
         for worker in workers:
             _stand(room, worker, at)
@@ -243,16 +248,17 @@ def race(session: GradingSession, at: str) -> Race:
 def _stand(room: Any, worker: Any, at: str) -> None:
     """Wait until it is held at its step, or waits at the server for the other's lock."""
 
-    def stands(_: Any) -> bool:
+    def stands() -> bool:
         return bool(worker.held_step or not worker.alive or worker.calls
                     or any(room.is_blocked(b) for b in worker.backends))
 
     budgets = room.budgets
     left = budgets.boot + budgets.ready + budgets.work
-    while not stands(None) and left > 0:
+    while not stands() and left > 0:
+        began = room.history.now()
         room.history.wait(lambda _: True, TURN, len(room.history))
-        left -= TURN
-    if not stands(None):
+        left -= min(room.history.now() - began, TURN)  # as History.wait_until counts
+    if not stands():
         raise CouldNotGrade(f"{worker.name} has no step that begins with “{at}”, or did not come "
                             "to it.")
     worker.fail_if_ended(f"{worker.name} comes to its step {at}.")
