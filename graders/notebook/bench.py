@@ -38,6 +38,7 @@ class Bench:
             self.info = settings.lab(f"lab{lab}" if len(lab) == 2 else lab)
         self._services: Services | None = None
         self._sessions: dict[str, GradingSession] = {}
+        self._start_seconds: float | None = None  # measured by the first program, for all
         with told():
             self._start()
 
@@ -75,13 +76,14 @@ class Bench:
             path = program.write(Path(folder) / program.name)
             session = GradingSession(
                 self.info.name, {}, Options.read(LAB=self.info.name, SRC=str(path)),
-                standing=self._services, roles=(),
+                standing=self._services, roles=(), start_seconds=self._start_seconds,
             )
             try:
                 session.prepare()
             except BaseException:
                 session.finish()
                 raise
+        self._start_seconds = session.start_seconds
         return session
 
     # What a notebook does

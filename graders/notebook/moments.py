@@ -161,10 +161,12 @@ def _explored(
 
 
 def _only(setting: Setting, scenarios: Sequence[str]) -> Setting:
-    """The setting with these scenarios alone, whatever is explored."""
+    """The setting with these scenarios alone, whatever is explored.
+
+    It keeps its name: habits and recordings are those of the whole setting.
+    """
     chosen = tuple(SCENARIOS[name] for name in scenarios)
-    return replace(setting, name=f"{setting.name} {' '.join(scenarios)}", crash=chosen,
-                   interleave=chosen, shutdown=chosen, disconnect=chosen)
+    return replace(setting, crash=chosen, interleave=chosen, shutdown=chosen, disconnect=chosen)
 
 
 # One worker, paused ------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ def pause_at_each_step(session: GradingSession) -> Table:
     recorder = Recorder.of(session, setting)  # what is recorded here, explorations need not again
     recorded = recorder.recorded(PENDING_TASK)
     habits = recorder.habits()
+
     def look(numbered: tuple[int, Moment]) -> tuple[str, ...] | None:
         number, moment = numbered
         stage = setting.open(session, f"pause-{number}")

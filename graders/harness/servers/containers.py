@@ -46,6 +46,9 @@ DEFAULT_IMAGES = {"postgres": "postgres:18", "redis": "redis:8"}
 LABEL = "worker-labs.run"
 SOCKET = Path("/var/run/docker.sock")  # where an engine listens unless something says otherwise
 START_BOUND = 120.0  # seconds, times PATIENCE; a container takes two to five
+# PostgreSQL's data are in memory, as the embedded one's are: on a disk that others keep busy, a
+# login (which writes a cache file into a fresh database) has waited longer than clients do.
+DATA = "/worker-labs"
 
 
 def image(kind: str) -> str:
@@ -184,6 +187,8 @@ def start_postgres(keeper: Spawner, run_dir: Path) -> Server:
             driver=None,
         )
         container.with_command(["postgres", *settings])
+        container.with_env("PGDATA", f"{DATA}/data")
+        container.with_tmpfs_mount(DATA)
 
         def ask(host: str, port: int) -> str:
             with connect(_postgres_url(host, port, password), timeout=5) as admin:

@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             # A connection for each request: this API lives for seconds.
             with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True,
-                                 row_factory=dict_row, connect_timeout=5) as connection:
+                                 row_factory=dict_row, connect_timeout=60) as connection:
                 row = connection.execute(query, values).fetchone()
         except psycopg.OperationalError as error:
             self._answer(503, error=" ".join(str(error).split()))
