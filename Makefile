@@ -22,7 +22,10 @@ Worker Labs: graded exercises on background workers and job queues
   make hint LAB=03              the next hint for the first check that failed (CHECK=name: for that)
   make reset LAB=03             bring the starter back; your work is kept beside it
   make doctor                   what works on this machine, and what to do about what does not
+  make test-setup               whether this machine can grade every lab, tried out
   make notebook LAB=03          the lab's walkthrough in Jupyter Lab, which is installed for it
+  make images                   fetch the container images
+  make clean                    remove the environment and caches; scores and work stay
 
 By hand, as the steps of a handout need it:
 
@@ -53,21 +56,7 @@ Variables:
   VERBOSE=1                     say more
   PYTHON=path/to/python3        the Python (3.11 or newer) to set up with
 
-For those who work on the kit:
-
-  make test lint                its own tests, and the linter
-  make test-notebooks           run the notebooks, and compare what they show with what is stored
-  make prove                    each wrong worker is caught, each right one gets full marks
-  make bench-grader             how long grading takes, and where the time goes
-  make images                   fetch the container images
-  make clean                    remove the environment and caches; scores and work stay
-
 endef
-
-.PHONY: help
-help:
-	$(info $(HELP))
-	@:
 
 # The environment. Its stamps hold the folder they were made in: a kit that was moved, or whose
 # Python has gone, is set up again.
@@ -79,47 +68,21 @@ endif
 .venv/.ready-base: pyproject.toml graders/constraints.txt
 	@sh graders/setup.sh
 
-ifneq ($(call in-place,test),yes)
-.PHONY: .venv/.ready-test
-endif
-.venv/.ready-test: pyproject.toml graders/constraints.txt
-	@sh graders/setup.sh test
-
 ifneq ($(call in-place,notebook),yes)
 .PHONY: .venv/.ready-notebook
 endif
 .venv/.ready-notebook: pyproject.toml graders/constraints.txt
 	@sh graders/setup.sh notebook
 
-COMMANDS := grade explore labs hint reset doctor up run api migrate tasks queue psql redis-cli down images
+COMMANDS := grade explore labs hint reset doctor test-setup up run api migrate tasks queue psql redis-cli down images
 
 .PHONY: $(COMMANDS)
 $(COMMANDS): .venv/.ready-base
 	@$(CLI) $@
 
-.PHONY: test lint prove bench-grader
-test: .venv/.ready-test
-	@status=0; \
-	$(PY) -m pytest graders/tests -m "not proof" || status=1; \
-	$(PY) -m pytest graders/tests -m proof -n 3 || status=1; \
-	exit $$status
-
-.PHONY: notebook test-notebooks
+.PHONY: notebook
 notebook: .venv/.ready-notebook
 	@$(CLI) notebook
-
-# One after the other: what they measure is not to be disturbed by another one.
-test-notebooks: .venv/.ready-notebook
-	@$(PY) -m pytest --nbval --nbval-current-env notebooks
-
-lint: .venv/.ready-test
-	@$(PY) -m ruff check .
-
-prove: .venv/.ready-test
-	@$(CLI) prove
-
-bench-grader: .venv/.ready-base
-	@$(CLI) bench-grader
 
 # Servers that are still up run from the environment, so they go first.
 .PHONY: clean
@@ -127,3 +90,11 @@ clean:
 	@if test -f .worker-labs/servers.json && test -x $(PY); then $(CLI) down; fi
 	@rm -rf .venv .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What only the whole kit can do; the students' kit does not have this file.
+-include graders/kit.mk
+
+.PHONY: help
+help:
+	$(info $(HELP)$(HELP_KIT))
+	@:

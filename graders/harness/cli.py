@@ -23,6 +23,7 @@ COMMANDS = {
     "hint": ("graders.harness.hints", "main"),
     "reset": ("graders.harness.reset", "main"),
     "doctor": ("graders.harness.doctor", "main"),
+    "test-setup": ("graders.harness.doctor", "test_setup"),
     "images": ("graders.harness.doctor", "images"),
     "up": ("graders.harness.hand.servers", "up"),
     "down": ("graders.harness.hand.servers", "down"),
@@ -34,6 +35,11 @@ COMMANDS = {
     "psql": ("graders.harness.hand.psql", "main"),
     "redis-cli": ("graders.harness.hand.redis_prompt", "main"),
     "notebook": ("graders.notebook.command", "main"),
+    # For instructors, and those who work on the kit; the students' kit has none of these modules.
+    "student-kit": ("graders.classes.kit", "main"),
+    "wheels": ("graders.classes.wheels", "main"),
+    "grade-all": ("graders.classes.command", "main"),
+    "bench-class": ("graders.classes.bench", "main"),
     "prove": ("graders.harness.prove", "main"),
     "bench-grader": ("graders.harness.bench", "main"),
 }
@@ -55,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SettingError as error:
         print(error, file=sys.stderr)
+        return EXIT_USAGE
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("graders."):
+            raise
+        print(f"This kit has no command {given[0]}.", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         return EXIT_STOPPED

@@ -20,8 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import graders
-from graders.harness import answers, results, servers, settings
+from graders.harness import answers, results, servers, settings, version
 from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
 from graders.harness.database import Database, DatabaseFactory
@@ -466,7 +465,7 @@ class GradingSession:
             lab=self.lab_name,
             title=self.info.title,
             submission=self.options.submission,
-            kit_version=graders.__version__,
+            kit_version=version.version(),
             services=self.services.describe() if self.services else {},
             seed=self.options.seed,
             started=self._started.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -25,6 +25,7 @@ test = []
 """
 VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "DOWN",
              "API", "PORT", "PYTHON")  # fmt: skip
+OF_THE_KIT = ("DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "WHEELS", "PLATFORMS", "PYTHONS")
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def kit(tmp_path: Path) -> Path:
     """A kit that needs no packages, in a folder with awkward characters."""
     root = tmp_path / "a kit's folder (1)"
     (root / "graders" / "harness").mkdir(parents=True)
-    for name in ("Makefile", "graders/setup.sh"):
+    for name in ("Makefile", "graders/kit.mk", "graders/setup.sh"):
         shutil.copy(ROOT / name, root / name)
     (root / "pyproject.toml").write_text(NO_PACKAGES)
     (root / "graders" / "constraints.txt").touch()
@@ -46,8 +47,8 @@ def kit(tmp_path: Path) -> Path:
 
 def environment(**more: str) -> dict[str, str]:
     """The tests' own environment without what would steer make or the set-up."""
-    kept = {k: v for k, v in os.environ.items() if k not in (*VARIABLES, "MAKEFLAGS", "MAKELEVEL")}
-    return {**kept, **more}
+    ours = {*VARIABLES, *OF_THE_KIT, "MAKEFLAGS", "MAKELEVEL"}
+    return {**{k: v for k, v in os.environ.items() if k not in ours}, **more}
 
 
 def make(
@@ -97,43 +98,59 @@ def test_help_is_the_default_fits_and_needs_nothing(kit: Path) -> None:
     assert not (kit / ".venv").exists()
 
 
-def told(start: str) -> list[str]:
-    """What stands behind these words in the one line of the Makefile that begins with them."""
-    text = (ROOT / "Makefile").read_text()
+def told(file: str, start: str) -> list[str]:
+    """What stands behind these words in the one line of the file that begins with them."""
+    text = (ROOT / file).read_text()
     (line,) = (line for line in text.splitlines() if line.startswith(start))
     return line.removeprefix(start).split()
 
 
+def commands() -> list[str]:
+    return [*told("Makefile", "COMMANDS := "), *told("graders/kit.mk", "KIT_COMMANDS := ")]
+
+
 def test_help_names_every_command_and_every_variable() -> None:
     said = make(ROOT).stdout
-    for command in told("COMMANDS := "):
+    for command in commands():
         assert f"make {command} " in said or f"make {command}\n" in said
-    assert set(told("export ")) == set(VARIABLES)
-    for variable in VARIABLES:
-        assert f"\n  {variable}=" in said
+    assert set(told("Makefile", "export ")) == set(VARIABLES)
+    assert set(told("graders/kit.mk", "export ")) == set(OF_THE_KIT)
+    for variable in (*VARIABLES, *OF_THE_KIT):
+        assert f"  {variable}=" in said
 
 
 def test_help_has_its_columns_in_line() -> None:
     lines = [line for line in make(ROOT).stdout.splitlines() if line.startswith("  ")]
-    assert len(lines) > 25
+    assert len(lines) > 40
     for line in lines:
-        assert line[31] == " ", line
-        assert line[32] != " ", line
+        assert line[31] == " " or line.rstrip() == line[:31], line
+        assert line[32:33] != " ", line
 
 
 def test_every_command_is_one_of_the_commands() -> None:
     """What make hands on, the program behind it knows."""
-    assert set(told("COMMANDS := ")) <= set(cli.COMMANDS)
+    assert set(commands()) <= set(cli.COMMANDS)
+
+
+def test_without_the_part_for_instructors_all_else_works(kit: Path) -> None:
+    (kit / "graders" / "kit.mk").unlink()
+    done = make(kit)
+    assert done.returncode == 0
+    assert "make grade LAB=03" in done.stdout
+    assert "grade-all" not in done.stdout
+    assert make(kit, "labs").stdout.startswith("['labs']")
+    assert "No rule" in make(kit, "grade-all").stderr
 
 
 def test_every_variable_reaches_the_commands(kit: Path) -> None:
+    names = (*VARIABLES, *OF_THE_KIT)
     (kit / "graders" / "harness" / "cli.py").write_text(
-        f"import os\nprint([os.environ.get(n) for n in {VARIABLES}])\n"
+        f"import os\nprint([os.environ.get(n) for n in {names}])\n"
     )
-    made = make(kit, "labs", *(f"{name}={name} $$x" for name in VARIABLES if name != "PYTHON"),
+    made = make(kit, "labs", *(f"{name}={name} $$x" for name in names if name != "PYTHON"),
                 f"PYTHON={sys.executable}")
     assert made.stdout == str([
-        sys.executable if name == "PYTHON" else f"{name} $x" for name in VARIABLES
+        sys.executable if name == "PYTHON" else f"{name} $x" for name in names
     ]) + "\n"
 
 
