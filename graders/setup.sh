@@ -5,6 +5,7 @@
 #
 # Written for any POSIX shell. It is run by make, which skips it while the stamps .venv/.ready-* are
 # newer than pyproject.toml and constraints.txt. PYTHON=/path/to/python names the interpreter to use.
+# Wheels in .wheelhouse come first; the network is asked only if they do not suffice.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 
@@ -13,6 +14,8 @@ state=.worker-labs
 log=$state/setup.log
 lock=$state/setting-up
 locked=
+wheelhouse=.wheelhouse # a relative path, as that of the kit may hold any character
+lacking=               # what keeps it from being used
 
 # These would send the packages elsewhere, or mix others into the environment.
 unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_USER __PYVENV_LAUNCHER__
@@ -152,19 +155,30 @@ usable() {
 
 space_left() { df -Pk . 2>/dev/null | awk 'NR == 2 { print $4 }'; }
 
-failed() {
+disk_is_full() {
     left=$(space_left)
-    if grep -q -e 'No space left' -e 'Errno 28' -e 'Disk quota exceeded' "$log" 2>/dev/null ||
-        [ "${left:-999999}" -lt 20000 ]; then
+    grep -q -e 'No space left' -e 'Errno 28' -e 'Disk quota exceeded' "$log" 2>/dev/null ||
+        [ "${left:-999999}" -lt 20000 ]
+}
+
+failed() {
+    if disk_is_full; then
         say "The set-up failed: no space is left on the disk. About 300 MB are needed; free some and"
         say "run make again."
     elif grep -q -e 'Max retries exceeded' -e 'NewConnectionError' -e 'name resolution' \
         -e 'nodename nor servname' -e 'Connection refused' -e 'Connection reset' -e 'timed out' \
         -e 'Network is unreachable' -e 'ProxyError' -e 'SSLError' "$log" 2>/dev/null; then
-        say "The set-up failed: the packages could not be downloaded. It needs the network once; check"
-        say "the connection (and proxy settings) and run make again."
+        if [ -n "$lacking" ]; then
+            say "The set-up failed: $lacking, and the packages"
+            say "could not be downloaded either. It needs wheels that fit, or the network once; check the"
+            say "connection (and proxy settings) and run make again."
+        else
+            say "The set-up failed: the packages could not be downloaded. It needs the network once;"
+            say "check the connection (and proxy settings) and run make again."
+        fi
     else
-        say "The set-up failed. The last lines of its log:" ""
+        say "The set-up failed${lacking:+: $lacking, and pip failed without it, too}." \
+            "The last lines of its log:" ""
         tail -n 12 "$log" | sed 's/^/    /' >&2
         say ""
     fi
@@ -219,9 +233,49 @@ END
 
 # Without compiling: only a part of what is installed is ever imported, and Python compiles that at
 # its first use.
-if ! "$venv/bin/python" -I -m pip install --no-compile --no-input --no-user --progress-bar off \
-    --disable-pip-version-check --retries 2 --prefer-binary \
-    -c graders/constraints.txt -r "$state/requirements.txt" >>"$log" 2>&1 </dev/null; then
+pip_install() {
+    "$venv/bin/python" -I -m pip install --no-compile --no-input --no-user --progress-bar off \
+        --disable-pip-version-check --prefer-binary \
+        -c graders/constraints.txt -r "$state/requirements.txt" "$@" >>"$log" 2>&1 </dev/null
+}
+
+holds_wheels() {
+    for wheel in "$wheelhouse"/*.whl; do
+        if [ -f "$wheel" ]; then return 0; fi
+    done
+    return 1
+}
+
+# Nothing of the user's own settings for pip, which may name places in the network. Fails, and says
+# why in $lacking, when the wheels do not suffice for this Python and this machine.
+install_from_wheelhouse() {
+    (
+        PIP_CONFIG_FILE=/dev/null
+        export PIP_CONFIG_FILE
+        pip_install --isolated --no-index --find-links "$wheelhouse"
+    ) && return
+    version=$("$venv/bin/python" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    # A pinned package of which there is no wheel is a conflict in pip's eyes.
+    missing=$(sed -n -e '/^ *The user requested (constraint) /{' -e 's///p' -e q -e '}' \
+        -e 's/^ERROR: No matching distribution found for \([A-Za-z0-9._-]*\).*/\1/p' "$log")
+    if [ -n "$missing" ]; then
+        lacking="$wheelhouse has no fitting wheel of $missing for Python $version on this machine"
+    else
+        lacking="what is in $wheelhouse cannot be installed with Python $version on this machine"
+    fi
+    return 1
+}
+
+install_all() {
+    if holds_wheels; then
+        if install_from_wheelhouse; then return 0; fi
+        if disk_is_full; then return 1; fi
+        say "Note: $lacking; fetching everything from the network."
+    fi
+    pip_install --retries 2
+}
+
+if ! install_all; then
     # pip changes nothing before everything is downloaded, and undoes what it could not finish.
     [ -z "$had_stamp" ] || rm -f "$venv/.unfinished"
     failed

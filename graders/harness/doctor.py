@@ -1,4 +1,7 @@
-"""`make doctor`: what works on this machine, and what to do about what does not."""
+"""`make doctor`: what works on this machine, and what to do about what does not.
+
+`make test-setup` grades the starters as they came, and so shows that all of it works together.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graders.harness import servers, settings
+from graders.harness import results, servers, settings
+from graders.harness.catalog import grade_folder, standing_servers
 from graders.harness.hand import servers as hand
 from graders.harness.keeper import Keeper
 from graders.harness.report.text import emit, wrap
-from graders.harness.servers import containers
+from graders.harness.reset import original_of
+from graders.harness.results import LabResult
+from graders.harness.servers import Services, containers
 from graders.harness.servers.embedded import psql_path
-from graders.harness.settings import SettingError
+from graders.harness.settings import Lab, SettingError
 
 WIDTH = 100
 NEEDED_MB = 500  # free disk for a run: a cluster, databases, copies of the submission
@@ -63,6 +69,76 @@ def images(env: Mapping[str, str]) -> int:
     except servers.ServerError as error:
         raise SettingError(str(error)) from None
     return 0
+
+
+def test_setup(env: Mapping[str, str]) -> int:
+    """`make test-setup`: grade each lab's starter as it came; 0 if all went as it has to, else 2.
+
+    Nothing is written, and the student's own work is not looked at. LAB=03 tries that lab only.
+    """
+    chosen = settings.read(env)
+    labs = [chosen.lab] if chosen.lab else settings.labs()
+    broken = False
+    try:
+        with standing_servers({kind for lab in labs for kind in lab.services},
+                              chosen.services) as standing:
+            for note in standing.notes:
+                emit(wrap(note, WIDTH), sys.stdout, color=False)
+            for lab in labs:
+                found = _try_out(lab, standing)
+                broken |= found.mark == BROKEN
+                emit(_lines(found), sys.stdout, color=False)
+                sys.stdout.flush()
+    except (servers.ServerError, OSError) as error:
+        told = str(error)
+        end = "" if told.endswith((".", "!", "?")) else "."
+        raise SettingError(
+            f"No lab can be graded here: {told}{end} See what make doctor says."
+        ) from None
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing was written.", file=sys.stderr)
+        return settings.EXIT_STOPPED
+    print()
+    if broken:
+        emit(["Not every lab can be graded here yet; see what make doctor says."], sys.stdout,
+             color=False)
+        return 2
+    what = f"Lab {chosen.lab.number}" if chosen.lab else "Every lab"
+    emit([f"{what} can be graded here."], sys.stdout, color=False)
+    return 0
+
+
+# Its name is that of the command; pytest is not to take it for a test where it is imported.
+test_setup.__test__ = False
+
+
+def _try_out(lab: Lab, standing: Services) -> Found:
+    """Grade the starter of a lab: nothing is to be earned, and nothing to stay ungraded."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="wl-setup-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / lab.name
+        for name, text in original_of(lab).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        result = grade_folder(lab, folder, standing=standing)
+    return _judged(lab, result, time.monotonic() - began)
+
+
+def _judged(lab: Lab, result: LabResult, seconds: float) -> Found:
+    count = len(result.checks)
+    ungraded = [c for c in result.checks if c.verdict == results.COULD_NOT_GRADE]
+    earned = [c for c in result.checks if c.earned]
+    if ungraded:
+        first = ungraded[0]
+        return Found(BROKEN, lab.name, f"{len(ungraded)} of {count} checks could not be graded, "
+                     f"the first of them {first.name}: {first.reason}")
+    if earned or not count:
+        told = (f"The untouched starter earned {result.earned} of {result.points} points and has "
+                f"none to earn; the first are for {earned[0].name}." if earned else
+                "There are no checks.")
+        return Found(BROKEN, lab.name, told, "Compare this kit with a fresh copy of it.")
+    return Found(OK, lab.name, f"graded in {seconds:.1f} s; the starter has 0 of {result.points} "
+                 "points, as it should")
 
 
 def _lines(found: Found) -> Iterator[str]:

@@ -53,26 +53,34 @@ class Options:
     partial: bool
     step: str = ""  # one moment of an exploration: "7b"
     api: str = ""  # the folder whose API is used from end to end; the kit's own, if empty
+    called: str = ""  # how results name the submission; as `submission` does, if empty
+
+    @property
+    def name(self) -> str:
+        """The submission, as results name it."""
+        return self.called or self.submission
 
     @classmethod
-    def read(cls, at_once: int | None = None, **overrides: str | None) -> Options:
+    def read(
+        cls, at_once: int | None = None, called: str = "", **overrides: str | None
+    ) -> Options:
         """From the environment, with what a command line said on top (LAB, SRC, SERVICES …).
 
         Raises settings.SettingError for a value that cannot be used.
         """
         given = {name: value for name, value in overrides.items() if value}
         chosen = settings.read({**os.environ, **given})
-        cores = os.cpu_count() or 2
         return cls(
             submission=str(chosen.submission),
             services=chosen.services,
             patience=chosen.patience,
             # A check mostly waits for its worker: more of them than cores keeps the cores busy.
-            at_once=at_once or int(os.environ.get("CHECKS_AT_ONCE", 0)) or 2 * cores,
+            at_once=at_once or int(os.environ.get("CHECKS_AT_ONCE", 0)) or 2 * settings.cores(),
             seed=int(os.environ.get("SEED", "0") or 0),
             partial=bool(chosen.checks),
             step=chosen.step or "",
             api=chosen.api or "",
+            called=called,
         )
 
 
@@ -106,6 +114,7 @@ class GradingSession:
         self.lab_result: LabResult | None = None
         self.report_path = write_to / "results.json" if write_to is not None else None
         self.stopping = False
+        self._stopped_because = "The run was stopped before this check ended."
         self.budgets = Budgets()
         self.notes: list[str] = []
         self.starts: Counter[str] = Counter()  # processes of the submission, by their roles
@@ -172,7 +181,8 @@ class GradingSession:
             if problem is not None:
                 raise problem
         start = speed.result()
-        if known is None and start > NOMINAL_START * 1.5:  # it may have been our own servers' start that slowed it
+        if known is None and start > NOMINAL_START * 1.5:
+            # It may have been our own servers' start that slowed it.
             start = min(start, self._measure_start())
         self.start_seconds = start
         self.budgets = Budgets().scaled(self.options.patience, start)
@@ -184,7 +194,7 @@ class GradingSession:
         )
         self.servers_seconds = time.monotonic() - began
         self.notes.extend(self.services.notes)
-        most = 8 * (os.cpu_count() or 2) + 8
+        most = 8 * settings.cores() + 8
         if self.services.redis is not None:
             self.keyspaces = Keyspaces(self.services.redis)
         if self.services.postgres is not None:
@@ -344,6 +354,8 @@ class GradingSession:
         lab = None
         verdict, reason, finding = results.PASSED, "", None
         try:
+            if self.stopping:
+                raise CouldNotGrade(self._stopped_because)
             lab = self.room(check.name)
             with self._lock:
                 self._labs.add(lab)
@@ -364,11 +376,7 @@ class GradingSession:
             with contextlib.suppress(Exception):
                 lab.close()
         if self.stopping:
-            verdict, reason = (
-                results.COULD_NOT_GRADE,
-                "The run was stopped before this check ended.",
-            )
-            finding = None
+            verdict, reason, finding = results.COULD_NOT_GRADE, self._stopped_because, None
         with self._lock:
             self._labs.discard(lab)
             self._record(
@@ -389,7 +397,7 @@ class GradingSession:
         """
 
         def original(text: str) -> str:
-            return text.replace(str(self.submission.copy), self.options.submission)
+            return text.replace(str(self.submission.copy), self.options.name)
 
         if isinstance(shown, Evidence):
             return replace(shown, lines=tuple(map(original, shown.lines)))
@@ -399,6 +407,8 @@ class GradingSession:
         """What is wrong with the servers or this machine: asked before a finding is believed."""
         if self.stopping:
             return ""
+        if not self.keeper.alive:
+            return "The grader's own keeper process has gone."
         if self.loop.errors:
             return f"The grader's own proxy failed: {self.loop.errors[0]!r}"
         folders = [self.run_dir, *(server.folder for server in self.services.all)]
@@ -429,6 +439,23 @@ class GradingSession:
         self._on_progress(self)
 
     # The end
+
+    def cut_short(self, because: str) -> None:
+        """Stop all checks that have not ended: they could not be graded, `because` says why.
+
+        Those that run need a moment for it; `result_of` waits for them.
+        """
+        self._stopped_because = because
+        self.stopping = True
+        with self._lock:
+            for check in self.checks.values():
+                if check.name not in self._scheduled and check.name not in self.results:
+                    self._scheduled.add(check.name)
+                    self._record(_result(check, results.COULD_NOT_GRADE, reason=because))
+            labs = list(self._labs)
+        for lab in labs:
+            lab.history.close()  # wakes whoever waits in a check
+        self._on_progress(self)
 
     def finish(self) -> LabResult | None:
         """Stop everything that was started, and write the results unless the run was stopped."""
@@ -464,7 +491,7 @@ class GradingSession:
         self.lab_result = LabResult(
             lab=self.lab_name,
             title=self.info.title,
-            submission=self.options.submission,
+            submission=self.options.name,
             kit_version=version.version(),
             services=self.services.describe() if self.services else {},
             seed=self.options.seed,

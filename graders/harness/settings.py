@@ -34,6 +34,15 @@ def state_dir() -> Path:
     return folder
 
 
+def cores() -> int:
+    """How many cores a run may keep busy: those of this machine, or its share of them.
+
+    WORKER_LABS_CORES says that share where several submissions are graded side by side.
+    """
+    share = os.environ.get("WORKER_LABS_CORES", "")
+    return max(1, int(share) if share.isdigit() else os.cpu_count() or 2)
+
+
 # Labs
 
 
@@ -200,13 +209,13 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         checks=tuple(re.split(r"[\s,]+", text("CHECK") or "")) if text("CHECK") else (),
         services=_one_of("SERVICES", text("SERVICES") or "auto", SERVICES),
         patience=_factor("PATIENCE", text("PATIENCE") or "1"),
-        runs=_whole("RUNS", text("RUNS") or "1", 1, 100_000),
+        runs=whole("RUNS", text("RUNS") or "1", 1, 100_000),
         verbose=(text("VERBOSE") or "0").lower() not in ("0", "no", "false", "off"),
-        n=_whole("N", text("N"), 1, 10_000) if text("N") else None,
+        n=whole("N", text("N"), 1, 10_000) if text("N") else None,
         step=_step(text("STEP")),
         api=None if _is_address(text("API")) else _folder("API", text("API")),
         api_url=text("API") if _is_address(text("API")) else None,
-        port=_whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
+        port=whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
         down=_switch("DOWN", text("DOWN") or "0"),
     )
 
@@ -242,7 +251,8 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value.lower()
 
 
-def _whole(name: str, value: str | None, least: int, most: int) -> int:
+def whole(name: str, value: str | None, least: int, most: int) -> int:
+    """A variable's value as a whole number in this range. Raises SettingError."""
     try:
         number = int(value or "")
     except ValueError:

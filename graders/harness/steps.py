@@ -264,7 +264,7 @@ class Gated:
 
 
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:-\d+)?\b")
-_LITERAL = re.compile(r"'[^']*\d[^']*'")
+_LITERAL = re.compile(r"'[^']*'")
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\d(?:[T ][\d:.]+(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 # Of a single digit is LIMIT 1; of more are intervals and times, which a trial may have changed.
 _NUMBER = re.compile(r"(?<![\w$.])(?:\d{2,}(?:\.\d+)?|\d+\.\d+)(?![\w.])")
@@ -276,4 +276,9 @@ def nameable(words: str) -> str:
     Clients that put values into the SQL text (psql) get the same names in each run by this.
     """
     words = _MOMENT.sub("?", _UUID.sub("?", words))
-    return _NUMBER.sub("?", _LITERAL.sub("'?'", words))
+    return _NUMBER.sub("?", _LITERAL.sub(_without_digits, words))
+
+
+def _without_digits(literal: re.Match[str]) -> str:
+    """A literal as it is, or as '?' where it has a digit: it may be another one on each run."""
+    return "'?'" if any(char.isdigit() for char in literal[0]) else literal[0]

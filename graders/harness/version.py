@@ -52,8 +52,13 @@ def _deciding(root: Path) -> Iterator[Path]:
     for folder in (root / "graders" / "harness", *root.glob("graders/lab[0-9]*")):
         for path in folder.rglob("*"):
             inside = path.relative_to(root).parts
-            if path.is_file() and not _NO_SAY.intersection(inside) and path.suffix != ".pyc":
+            if path.is_file() and not _NO_SAY.intersection(inside) and not _is_junk(path.name):
                 yield path
     for pattern in _OTHER_NAMES:
         yield from root.glob(f"labs/lab[0-9]*/{pattern}")
     yield root / "graders" / "constraints.txt"
+
+
+def _is_junk(name: str) -> bool:
+    """What file managers, editors and Python leave beside a file."""
+    return name.startswith((".", "#")) or name.endswith((".pyc", "~", ".orig", ".rej", ".bak"))

@@ -12,7 +12,7 @@ from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
 from graders.harness.explore import acts, words
 from graders.harness.explore.checks import EXPLORATIONS, explored_by
-from graders.harness.explore.points import Explored, Point, cores
+from graders.harness.explore.points import Explored, Point
 from graders.harness.explore.record import Moment, Recorder, begin
 from graders.harness.explore.stage import (
     FAILING_WORK,
@@ -24,6 +24,7 @@ from graders.harness.explore.stage import (
 )
 from graders.harness.results import HELD
 from graders.harness.session import GradingSession
+from graders.harness.settings import cores
 from graders.harness.steps import Step
 from graders.notebook.problem import Problem
 from graders.notebook.tables import Table

@@ -13,6 +13,7 @@ import pytest
 
 from graders.harness import cli
 from graders.harness.settings import ROOT
+from graders.tests.test_wheels import make_wheel
 
 SHELL = shutil.which("dash") or "/bin/sh"
 # pip has nothing to fetch for these, so a whole set-up takes a second or two.
@@ -304,3 +305,99 @@ def test_a_folder_that_cannot_be_written_to_is_named(kit: Path) -> None:
         kit.chmod(0o755)
     assert done.returncode == 2
     assert "cannot write to this folder" in done.stderr
+
+
+# setup.sh with a wheelhouse
+
+
+def without_network(kit: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """A set-up where nobody listens on the port of the index."""
+    return setup(kit, PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL="http://127.0.0.1:9/simple",
+                 PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="", no_proxy="*", **more)
+
+
+def needs(kit: Path, *packages: str) -> None:
+    listed = ", ".join(f'"{package}"' for package in packages)
+    (kit / "pyproject.toml").write_text(
+        NO_PACKAGES.replace("dependencies = []", f"dependencies = [{listed}]", 1)
+    )
+
+
+def version_of(kit: Path, module: str) -> str:
+    return subprocess.check_output(
+        [kit / ".venv" / "bin" / "python", "-I", "-c", f"import {module}; print({module}.VERSION)"],
+        text=True, timeout=60,
+    ).strip()
+
+
+def test_a_wheelhouse_serves_a_set_up_without_a_network(kit: Path) -> None:
+    needs(kit, "tiny-worker >=1")
+    (kit / "graders" / "constraints.txt").write_text("tiny-worker==1.0\n")
+    make_wheel(kit / ".wheelhouse", "tiny_worker", "1.0", "tiny_queue")
+    make_wheel(kit / ".wheelhouse", "tiny_worker", "2.0")
+    make_wheel(kit / ".wheelhouse", "tiny_queue", "3.0")
+    done = without_network(kit)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["Setting up (once, about half a minute) …"]
+    assert version_of(kit, "tiny_worker") == "1.0"
+    assert version_of(kit, "tiny_queue") == "3.0"
+    # The wheelhouse has no say in whether the environment is up to date.
+    os.utime(kit / ".wheelhouse" / "tiny_queue-3.0-py3-none-any.whl", None)
+    assert make(kit, "labs").stderr == ""
+    shutil.rmtree(kit / ".wheelhouse")
+    assert make(kit, "labs").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "tag", "pinned"),
+    [
+        ("1.0", "cp39-cp39-win32", "==1.0"),  # for another machine
+        ("0.9", "py3-none-any", "==1.0"),  # as of an earlier release of the kit
+        ("0.9", "py3-none-any", ""),
+    ],
+)
+def test_a_wheelhouse_that_does_not_suffice_is_told_and_the_network_is_asked(
+    kit: Path, tmp_path: Path, version: str, tag: str, pinned: str
+) -> None:
+    needs(kit, "tiny-worker >=1")
+    if pinned:
+        (kit / "graders" / "constraints.txt").write_text(f"tiny-worker{pinned}\n")
+    make_wheel(kit / ".wheelhouse", "tiny_worker", version, tag=tag)
+    python = f"Python {sys.version_info[0]}.{sys.version_info[1]} on this machine"
+    lacking = f".wheelhouse has no fitting wheel of tiny-worker{pinned} for {python}"
+    done = without_network(kit)
+    assert done.returncode == 2
+    assert f"Note: {lacking}; fetching everything from the network.\n" in done.stderr
+    assert (f"The set-up failed: {lacking}, and the packages could not be downloaded either."
+            in done.stderr.replace("\n", " "))
+    assert stamps(kit) == set()
+
+    # A folder stands in for the network that is up again.
+    make_wheel(tmp_path / "index", "tiny_worker", "1.0")
+    done = setup(kit, PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1",
+                 PIP_FIND_LINKS=str(tmp_path / "index"))
+    assert done.returncode == 0, done.stderr
+    assert f"Note: {lacking}; fetching everything from the network.\n" in done.stderr
+    assert version_of(kit, "tiny_worker") == "1.0"
+    assert stamps(kit) == {".ready-base"}
+
+
+def test_a_damaged_wheel_is_no_obstacle_while_there_is_a_network(kit: Path, tmp_path: Path) -> None:
+    needs(kit, "tiny-worker")
+    make_wheel(tmp_path / "index", "tiny_worker")
+    wheel = make_wheel(kit / ".wheelhouse", "tiny_worker")
+    wheel.write_bytes(wheel.read_bytes()[:-40])
+    done = setup(kit, PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1",
+                 PIP_FIND_LINKS=str(tmp_path / "index"))
+    assert done.returncode == 0, done.stderr
+    assert "Note: what is in .wheelhouse cannot be installed with Python" in done.stderr
+    assert version_of(kit, "tiny_worker") == "1.0"
+
+
+def test_an_empty_wheelhouse_is_as_good_as_none(kit: Path) -> None:
+    needs(kit, "tiny-worker")
+    (kit / ".wheelhouse").mkdir()
+    done = without_network(kit)
+    assert done.returncode == 2
+    assert "the packages could not be downloaded. It needs the network once" in done.stderr
+    assert ".wheelhouse" not in done.stderr

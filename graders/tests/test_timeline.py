@@ -180,6 +180,26 @@ def test_a_long_timeline_keeps_the_row_that_broke() -> None:
     assert "row 199" in lines[-1]
 
 
+@pytest.mark.parametrize("broke", [0, 9, 10, 11, 14, 20, 60, 99, 100, 101, 140, 199])
+def test_no_row_is_kept_twice_wherever_it_broke(broke: int) -> None:
+    tale = Tale()
+    for n in range(200):
+        tale.say("worker-1", f"SELECT {n} AS number_{n}", f"SELECT {n}")
+    events = tale.events
+    at = next(e for e in events if f"number_{broke}" in e.text)
+    rows = timeline.rows(events, broke=at, most=30)
+    texts = [row.text for row in rows if row.kind != results.GAP]
+    assert len(rows) == 30
+    assert len(set(texts)) == len(texts)
+    assert [row.text for row in rows if row.mark == "broke"] == [
+        text for text in texts if f"number_{broke}" in text
+    ]
+    (gap,) = (row for row in rows if row.kind == results.GAP)
+    whole = len(timeline.rows(events, broke=at, most=10_000))
+    assert gap.text == f"… {whole - len(texts)} rows left out"
+    assert [row.at for row in rows] == sorted(row.at for row in rows)
+
+
 def test_very_long_histories_are_kept_short() -> None:
     tale = Tale()
     for n in range(5000):

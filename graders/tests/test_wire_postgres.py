@@ -25,6 +25,7 @@ from graders.harness import sql
 from graders.harness.history import History
 from graders.harness.loop import LoopThread
 from graders.harness.servers.embedded import psql_path
+from graders.harness.steps import nameable
 from graders.harness.wire import Cut, Drop, Gate, Step
 from graders.harness.wire_postgres import PostgresWire
 
@@ -103,6 +104,20 @@ def test_statements_are_split_and_folded_outside_of_quotes_only() -> None:
     assert sql.statements("SELECT date'1;' , value$$;") == ("SELECT date'1;' , value$$",)
     assert len(sql.one_line("SELECT '" + "x" * 1_000_000)) <= sql.LIMIT + 2
     assert sql.one_line("SELECT\n\t1;") == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("SET a = 'processing', b = 'x1' WHERE c = 'pending'",
+         "SET a = 'processing', b = '?' WHERE c = 'pending'"),
+        ("SET a = 'processing' WHERE n = 7 AND c = 'pending'",
+         "SET a = 'processing' WHERE n = 7 AND c = 'pending'"),
+        ("LIMIT 1 OFFSET 30 -- 'a'", "LIMIT 1 OFFSET ? -- 'a'"),
+    ],
+)
+def test_a_name_keeps_words_and_drops_numbers(words: str, name: str) -> None:
+    assert nameable(words) == name
 
 
 def test_a_transaction_in_words(proxied: Proxied) -> None:

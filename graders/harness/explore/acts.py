@@ -25,7 +25,6 @@ from graders.harness.explore.points import (
     NotReached,
     Point,
     Seen,
-    cores,
     run,
 )
 from graders.harness.explore.record import KINDS, UNHEARD, Moment, NotRecorded, Once
@@ -34,6 +33,7 @@ from graders.harness.explore.stage import TURN, said
 from graders.harness.program import Program, how_it_ended
 from graders.harness.results import Evidence
 from graders.harness.room import Room
+from graders.harness.settings import cores
 from graders.harness.steps import Hold, Step
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from graders.harness.explore.points import (
     Point,
     Seen,
     come_to,
-    cores,
     first_twice,
     keep,
     recordings,
@@ -44,6 +43,7 @@ from graders.harness.explore.stage import (
     Stage,
 )
 from graders.harness.results import Evidence
+from graders.harness.settings import cores
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession

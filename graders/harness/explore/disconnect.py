@@ -16,7 +16,6 @@ from graders.harness.explore.points import (
     Explored,
     Point,
     come_to,
-    cores,
     done_twice,
     keep,
     recordings,
@@ -36,6 +35,7 @@ from graders.harness.explore.stage import (
     Setting,
     Stage,
 )
+from graders.harness.settings import cores
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -158,10 +157,6 @@ def recordings(
     if problems and not told:
         raise problems[0]
 
-
-def cores() -> int:
-    """How many cores there are."""
-    return os.cpu_count() or 2
 
 
 # What has become of tasks ------------------------------------------------------------------------

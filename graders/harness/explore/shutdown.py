@@ -17,7 +17,6 @@ from graders.harness.explore.points import (
     Explored,
     Point,
     come_to,
-    cores,
     first_twice,
     keep,
     recordings,
@@ -45,6 +44,7 @@ from graders.harness.explore.stage import (
     Stage,
     said,
 )
+from graders.harness.settings import cores
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession

@@ -537,16 +537,19 @@ def _fold_repeats(drafts: list[_Draft]) -> list[_Draft]:
 
 
 def _leave_out_middle(drafts: list[_Draft], most: int) -> list[_Draft]:
+    """The first rows, and those around the one that broke, or the last ones."""
     broke = next((i for i, d in enumerate(drafts) if d.broke), None)
     head = most // 3
+    start = len(drafts) - (most - head) + 1
     if broke is not None and head <= broke < len(drafts) - (most - head):
         # keep the row that matters, and what led to it
-        tail = drafts[broke - (most - head) // 2 :][: most - head - 1]
-    else:
-        tail = drafts[len(drafts) - (most - head) + 1 :]
+        start = max(head, broke - (most - head) // 2)
+    tail = drafts[start:][: most - head - 1]
     gap = len(drafts) - head - len(tail)
     note = _Draft(drafts[head].n, drafts[head].at, GRADER, None, f"… {gap} rows left out",
                   kind=results.GAP)
+    if start == head:  # all that is left out comes after them
+        return [*drafts[:head], *tail, replace(note, n=tail[-1].n, at=tail[-1].at)]
     return [*drafts[:head], note, *tail]
 
 

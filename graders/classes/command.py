@@ -1,0 +1,251 @@
+"""`make grade-all LAB=03 DIR=submissions OUT=results`: grade a whole class."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from graders.classes import layouts, pages, records, scores, summary
+from graders.classes.archives import ArchiveError
+from graders.classes.layouts import Entry
+from graders.classes.progress import ClassProgress, duration
+from graders.classes.runner import Class_, Plan
+from graders.classes.scores import GRADED, PARTLY, Row
+from graders.harness import settings, version
+from graders.harness.catalog import checks_of
+from graders.harness.keeper import Keeper
+from graders.harness.report import terminal
+from graders.harness.report.text import wrap
+from graders.harness.results import EXIT_COULD_NOT_GRADE
+from graders.harness.settings import EXIT_STOPPED, SettingError
+
+LIMIT = 600.0  # seconds for one submission, times PATIENCE: a grading takes 10 to 60
+LOCK = ".grading"
+ALL, UNGRADED = "all", "could-not-grade"  # what AGAIN may say besides names
+
+
+def main(env: Mapping[str, str]) -> int:
+    """Grade a class as the environment says (LAB, DIR, OUT, JOBS, LIMIT, AGAIN).
+
+    0 if everybody has a verdict on everything, 2 if not, 130 after Ctrl-C.
+    """
+    asked = _read(env)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with _alone(asked.out), _work() as work, _stopped_by_signals():
+        return _grade(asked, work)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The variables of the command, read and checked."""
+
+    chosen: settings.Settings
+    lab: settings.Lab
+    source: Path
+    out: Path
+    jobs: int
+    limit: float
+    again: tuple[str, ...]
+
+
+def _read(env: Mapping[str, str]) -> Asked:
+    # What is said to one grading (SRC, CHECK, STEP) means nothing here.
+    kept = {k: v for k, v in env.items() if k in ("LAB", "SERVICES", "PATIENCE", "VERBOSE")}
+    chosen = settings.read(kept)
+    lab = chosen.the_lab
+    if not checks_of(lab):
+        raise SettingError(f"{lab.name} has no grader yet.")
+    source = _path(env, "DIR", "the submissions, as in DIR=submissions")
+    out = _path(env, "OUT", "where the results go, as in OUT=results")
+    if not source.exists():
+        raise SettingError(f"There is no folder or archive DIR={source} (seen from {Path.cwd()}).")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"OUT={out} is a file; name a folder.")
+    inside = out.resolve()
+    if source.is_dir() and inside.is_relative_to(source.resolve()):
+        raise SettingError(f"OUT={out} lies inside DIR={source}, where the submissions are; name a "
+                           "folder elsewhere.")
+    jobs = settings.cores()
+    if env.get("JOBS", "").strip():
+        jobs = settings.whole("JOBS", env["JOBS"].strip(), 1, 64)
+    if chosen.services == "external" and "redis" in lab.services:
+        jobs = 1  # its databases are numbered, and lanes do not know of each other's
+    limit = settings.whole("LIMIT", env.get("LIMIT", "").strip() or f"{LIMIT:.0f}", 5, 86_400)
+    again = tuple(filter(None, re.split(r"[\s,]+", env.get("AGAIN", ""))))
+    return Asked(chosen, lab, source, out, jobs, limit * chosen.patience, again)
+
+
+def _path(env: Mapping[str, str], name: str, what: str) -> Path:
+    value = env.get(name, "")
+    if not value.strip():
+        raise SettingError(f"Say {what}.")
+    return Path(value).expanduser()
+
+
+def _grade(asked: Asked, work: Path) -> int:
+    lab, out = asked.lab, asked.out
+    remarks: list[str] = []
+    try:
+        entries = layouts.find(asked.source, work / "class", lab.number, remarks)
+    except ArchiveError as error:
+        raise SettingError(error.message) from None
+    except OSError as error:
+        raise SettingError(f"DIR={asked.source} cannot be read: {error.strerror}.") from None
+    if not entries:
+        raise SettingError(f"There are no submissions in DIR={asked.source}.")
+    plan = Plan(
+        lab=lab, source=asked.source, out=out, work=work, kit=version.version(), jobs=asked.jobs,
+        limit=asked.limit, services=asked.chosen.services, patience=asked.chosen.patience,
+        again=_again(asked, entries),
+    )
+    checks = checks_of(lab)
+    _say(f"Lab {lab.number}, {lab.title}: {len(entries)} "
+         f"submission{'' if len(entries) == 1 else 's'}, {min(plan.jobs, len(entries))} side by "
+         f"side, into {out}")
+    for remark in remarks:
+        _say(remark)
+    progress = ClassProgress(sys.stdout, len(entries), terminal.color_wanted(sys.stdout))
+
+    def ended(record: records.Record, kept: bool) -> None:
+        progress.end(Row.of(record, plan.folder(record.student)), kept)
+        if not kept:  # also for whoever looks before the end
+            scores.write(_rows(run, plan), checks, out / scores.NAME)
+
+    run = Class_(plan, entries, on_begin=lambda entry: progress.begin(entry.name), on_end=ended,
+                 on_ready=lambda notes: progress.note(" ".join(notes)))
+    try:
+        run.run()
+    except KeyboardInterrupt:
+        progress.close()
+        print(f"\nStopped after {len(run.records)} of {len(entries)}. The same command goes on from "
+              "here.", file=sys.stderr)
+        return EXIT_STOPPED
+    finally:
+        progress.close()
+        rows = _rows(run, plan)
+        if rows:
+            scores.write(rows, checks, out / scores.NAME)
+    if run.trouble:
+        print(f"{run.trouble}\n{len(run.records)} of {len(entries)} are graded; the same command "
+              "goes on from here.", file=sys.stderr)
+        return EXIT_COULD_NOT_GRADE
+    summary.write(rows, lab, checks, plan.kit, out / summary.NAME, remarks)
+    pages.write(
+        lab, settings.ROOT / "solutions" / lab.name / "ANSWERS.md",
+        [_answered(row, plan) for row in rows], out / "answers",
+    )
+    _closing(rows, plan)
+    return 0 if all(row.state == GRADED for row in rows) else EXIT_COULD_NOT_GRADE
+
+
+def _rows(run: Class_, plan: Plan) -> list[Row]:
+    return scores.rows_of(dict(run.records), plan.out / "students")
+
+
+def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
+    """Whom AGAIN asks for."""
+    known = {entry.student for entry in entries}
+    if ALL in asked.again:
+        return frozenset(known)
+    wanted = set(asked.again)
+    if UNGRADED in wanted:
+        wanted.discard(UNGRADED)
+        for student in known:
+            folder = asked.out / "students" / student
+            record = records.load(folder)
+            if record is not None and Row.of(record, folder).state != GRADED:
+                wanted.add(student)
+    if unknown := sorted(wanted - known):
+        raise SettingError(f"AGAIN={unknown[0]} is no student here; the names are those of the "
+                           f"folders in {asked.out / 'students'}.")
+    return frozenset(wanted)
+
+
+def _answered(row: Row, plan: Plan) -> pages.Answered:
+    folder = plan.folder(row.record.student)
+    return pages.Answered(
+        student=row.record.student, name=row.record.name, folder=folder, note=row.why_not
+    )
+
+
+def _closing(rows: Sequence[Row], plan: Plan) -> None:
+    """What there is now, and what to look at first."""
+    out = plan.out
+    graded = [row.points for row in rows if row.points is not None]
+    print()
+    if graded:
+        _say(f"{len(graded)} graded, {sum(graded) / len(graded):.0f} points on average, in "
+             f"{duration(60 * sum(row.record.minutes for row in rows))} of grading.")
+    if partly := sum(row.state == PARTLY for row in rows):
+        _say(f"{partly} could be graded only in part, which costs them nothing: "
+             f"AGAIN={UNGRADED} grades them again.")
+    if absent := [row.record.name for row in rows if row.points is None]:
+        _say(f"{len(absent)} could not be graded: {', '.join(absent)}.")
+    stale = _left_over(rows, out)
+    if stale:
+        _say(f"Of {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''} there are results from an "
+             "earlier run, and no submission.")
+    for name, what in (
+        (summary.NAME, "which checks fail most, and what to talk about"),
+        (scores.NAME, "the table"),
+        ("students/", "results and feedback of each"),
+        ("answers/index.html", "ANSWERS.md, question by question, to be marked"),
+    ):
+        print(f"  {out / name}".ljust(44) + f"  {what}")
+
+
+def _left_over(rows: Sequence[Row], out: Path) -> list[str]:
+    here = {row.record.student for row in rows}
+    with contextlib.suppress(OSError):
+        return sorted(p.name for p in (out / "students").iterdir() if p.name not in here)
+    return []
+
+
+def _say(text: str) -> None:
+    print("\n".join(wrap(text, 100)))
+
+
+# Around a run
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two runs into one folder would write over each other. The lock ends with its holder."""
+    with (out / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SettingError(f"Another run is grading into {out} now.") from None
+        yield
+
+
+@contextlib.contextmanager
+def _work() -> Iterator[Path]:
+    """A folder for what is unpacked, which goes whatever ends this process."""
+    with Keeper.start() as keeper:
+        folder = Path(tempfile.mkdtemp(prefix="wl-class-"))
+        keeper.tidy(folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

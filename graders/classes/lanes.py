@@ -1,0 +1,122 @@
+"""The other end of a lane (lane.py): its process, what it is told, and what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from graders.classes.lane import END_TIME, Order
+from graders.harness.settings import ROOT, Lab
+
+START_BOUND = 300.0  # seconds, times PATIENCE; servers take one to five
+GRACE = 60.0  # seconds beyond its limit after which a grading is ended by force
+# What is said to one grading must not reach those of a class.
+NOT_FOR_LANES = ("SRC", "CHECK", "STEP", "API", "RUNS", "N", "VERBOSE", "DIR", "OUT", "AGAIN")
+
+
+class LaneGone(Exception):
+    """The lane's process has ended, or was ended because it did not answer in time."""
+
+
+class Trouble(Exception):
+    """The kit or this machine cannot grade; `str(error)` says why, in one sentence."""
+
+
+class Lane:
+    """A running lane. `grade` is called by one thread; `stop` may be called by any."""
+
+    def __init__(self, lab: Lab, services: str, share: int, log: Path, patience: float) -> None:
+        """Start its process, which may keep `share` cores busy. `start` waits for its servers."""
+        self._lab, self._services, self._log, self._patience = lab, services, log, patience
+        env = {k: v for k, v in os.environ.items() if k not in NOT_FOR_LANES}
+        env |= {"WORKER_LABS_CORES": str(share), "PATIENCE": str(patience)}
+        with log.open("wb") as errors:
+            # A session of its own: Ctrl-C is for the command, which then ends its lanes in order.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "graders.classes.lane"], stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=env, start_new_session=True,
+            )
+        self._unread = b""
+        self._stdin = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    def start(self) -> list[str]:
+        """Wait until its servers run; what they are. Raises Trouble, LaneGone."""
+        self._say({"lab": self._lab.name, "services": self._services})
+        told = self._answer(START_BOUND * self._patience)
+        return [str(note) for note in told.get("ready", ())]
+
+    def grade(self, order: Order) -> None:
+        """Grade it; returns when its results are written. Raises Trouble, LaneGone."""
+        self._say(asdict(order))
+        self._answer(order.limit + END_TIME + GRACE * self._patience)
+
+    def stop(self) -> None:
+        """No more orders: it stops what is under way and ends by itself."""
+        with self._stdin, contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def wait(self) -> None:
+        """Wait until it has ended and cleaned up; one that hangs is ended by force."""
+        self.stop()
+        try:
+            self._process.wait(END_TIME + 10 * self._patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process.stdout.close()
+
+    def kill(self) -> None:
+        """End it at once; its keepers end everything that it had started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """The last line that it wrote to standard error; "" if there is none."""
+        with contextlib.suppress(OSError):
+            lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+        return ""
+
+    def _say(self, told: dict[str, Any]) -> None:
+        try:
+            with self._stdin:
+                self._process.stdin.write(json.dumps(told).encode() + b"\n")
+                self._process.stdin.flush()
+        except (OSError, ValueError):
+            raise LaneGone from None
+
+    def _answer(self, bound: float) -> dict[str, Any]:
+        until = time.monotonic() + bound
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._unread:
+                left = until - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    self.kill()
+                    raise LaneGone("it did not answer in time")
+                read = os.read(self._process.stdout.fileno(), 65536)
+                if not read:
+                    raise LaneGone("it ended")
+                self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
+        told = json.loads(line)
+        if trouble := told.get("trouble"):
+            raise Trouble(str(trouble))
+        if fault := told.get("fault"):
+            raise LaneGone(str(fault))
+        return told

@@ -1,0 +1,99 @@
+"""What is seen while a class is graded: a line for each student, and one that is rewritten."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TextIO
+
+from graders.classes.scores import NOT_GRADED, Row
+from graders.harness.report.progress import Progress
+from graders.harness.report.text import Line, clean, cut, emit, pad
+from graders.harness.results import COULD_NOT_GRADE
+
+NAMES = 34  # columns for a student
+WIDTH = 100
+
+
+class ClassProgress(Progress):
+    """A line for each student as it ends, also in a pipe; on a terminal a bar with the time left.
+
+    Called by one thread at a time.
+    """
+
+    def __init__(self, out: TextIO, total: int, color: bool) -> None:
+        super().__init__(out, total, color=color)
+        self._begun: dict[str, float] = {}
+        self._done = 0
+        self._graded = 0  # in this run
+        self._since = 0.0
+
+    def begin(self, name: str) -> None:
+        """This one is being graded now."""
+        self._since = self._since or time.monotonic()
+        self._begun[name] = time.monotonic()
+        self._bar()
+
+    def end(self, row: Row, kept: bool) -> None:
+        """This one is done; `kept` if an earlier run had graded it."""
+        self._begun.pop(row.record.name, None)
+        self._done += 1
+        self._graded += not kept
+        self._rewrite("")
+        emit([_line(self._done, self.total, row, kept)], self.out, color=self.color)
+        self.out.flush()
+        self._bar()
+
+    def _bar(self) -> None:
+        if self._done >= self.total:
+            return
+        line = f"{bar(self._done, self.total)} {self._done} of {self.total}"
+        if left := self._left():
+            line += f", about {left} left"
+        if self._begun:
+            line += f"  now: {', '.join(clean(name) for name in self._begun)}"
+        self._rewrite(cut(line, WIDTH - 1))
+
+    def _left(self) -> str:
+        """The time that the rest will take if it is like what was graded so far."""
+        if not self._graded:
+            return ""
+        each = (time.monotonic() - self._since) / self._graded
+        return duration(each * (self.total - self._done))
+
+
+def bar(done: int, total: int, width: int = 20) -> str:
+    """So much of it is done."""
+    full = min(width, done * width // max(total, 1))
+    return "[" + "#" * full + "." * (width - full) + "]"
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "1 h 5 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _line(number: int, total: int, row: Row, kept: bool) -> Line:
+    width = len(str(total))
+    line: Line = [("dim", f"{number:>{width}}/{total}  "),
+                  ("", pad(clean(row.record.name), NAMES) + "  ")]
+    room = WIDTH - 2 * width - 3 - NAMES - 2
+    if row.state == NOT_GRADED:
+        line.append(("fault", cut(f"not graded: {clean(row.why_not)}", room)))
+        return line
+    points = f"{row.points:>3} of {row.possible:<3}"
+    style = "good" if row.points == row.possible else ""
+    took = "as before" if kept else f"{60 * row.record.minutes:.0f} s"
+    told = _words(row.findings)
+    if ungraded := row.count(COULD_NOT_GRADE):
+        told = f"{ungraded} could not be graded" + (f"; {told}" if told else "")
+    line += [(style, points), ("dim", f"  {took:>9}  ")]
+    line.append(("", cut(told, room - len(points) - 13)))
+    return line
+
+
+def _words(codes: Iterable[str]) -> str:
+    return ", ".join(codes)

@@ -1,0 +1,102 @@
+"""What is kept of each graded submission, so that a run goes on where an earlier one was stopped.
+
+`graded.json` lies beside a student's results and is written last: a folder without it was not
+finished. It says which submission was graded, by the contents of its files, and by which kit; if
+either is another now, the submission is graded again, and for no other reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graders.harness.report.json_report import write_text
+from graders.harness.submission import LEFT_OUT, MAX_BYTES, MAX_FILES
+
+NAME = "graded.json"
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One student's submission, and how its grading ended."""
+
+    student: str  # safe as a file's name
+    name: str  # to be shown
+    file: str  # what was graded, as it is called in the class's folder
+    late: bool | None  # None if the platform does not say
+    submission: str  # a hash of what is in it
+    kit: str
+    lab: str
+    minutes: float  # that its grading took
+    problem: str = ""  # why there is no result, in one sentence
+    remarks: tuple[str, ...] = ()
+
+    def same(self, submission: str, kit: str, lab: str) -> bool:
+        """Whether that is what was graded here, and by the same kit."""
+        return (self.submission, self.kit, self.lab) == (submission, kit, lab)
+
+
+def save(record: Record, folder: Path) -> None:
+    """Write it beside the results. Raises OSError."""
+    write_text(folder / NAME, json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n")
+
+
+def load(folder: Path) -> Record | None:
+    """What was kept here; None if nothing was, or nothing that can be read."""
+    try:
+        told = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        record = Record(**{**told, "remarks": tuple(told.get("remarks", ()))})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    if not record.problem and results_of(folder) is None:
+        return None
+    return record
+
+
+def forget(folder: Path) -> None:
+    """What lies here is about to be made anew. Raises OSError."""
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def results_of(folder: Path) -> dict[str, Any] | None:
+    """The student's results.json; None if there is none that can be read."""
+    try:
+        told = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and isinstance(told.get("checks"), list) else None
+
+
+def contents(folder: Path) -> str:
+    """A hash of all that a grading would copy: names, contents, links, and what may be run."""
+    told = hashlib.sha256()
+    left = MAX_BYTES  # a larger one is refused by its grading: names and sizes tell it apart
+    files = 0
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        for name in sorted([*names, *links]):
+            files += 1
+            if name in LEFT_OUT or files > MAX_FILES:
+                continue
+            path = Path(here, name)
+            told.update(os.fsencode(path.relative_to(folder)) + b"\0")
+            with contextlib.suppress(OSError):  # who cannot read it will not grade it either
+                found = path.lstat()
+                told.update(f"{stat.S_IFMT(found.st_mode)} {found.st_mode & 0o100}\0".encode())
+                if stat.S_ISLNK(found.st_mode):
+                    told.update(os.fsencode(os.readlink(path)) + b"\0")
+                elif stat.S_ISREG(found.st_mode):
+                    told.update(f"{found.st_size}\0".encode())
+                    left -= found.st_size
+                    if left >= 0:
+                        with path.open("rb") as file:
+                            told.update(hashlib.file_digest(file, "sha256").digest())
+    return told.hexdigest()[:24]

@@ -1,0 +1,291 @@
+"""Grades a class: several lanes side by side, each submission in isolation, nothing twice.
+
+A submission that hangs, or ends its grader, costs its own time limit and nothing else. Whatever
+ends the run, what was graded stays: the next run takes up the rest (records.py says how it knows).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graders.classes import feedback, layouts, records
+from graders.classes.archives import ArchiveError
+from graders.classes.lane import Order
+from graders.classes.lanes import Lane, LaneGone, Trouble
+from graders.classes.layouts import Entry
+from graders.classes.records import Record
+from graders.harness import settings
+
+ANSWERS = "ANSWERS.md"
+MAX_ANSWERS = 1 << 20  # bytes that are kept of a student's answers
+TRIES = 2  # of a submission whose lane ended under it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be graded, and how."""
+
+    lab: settings.Lab
+    source: Path  # where the submissions are
+    out: Path
+    work: Path  # for what is unpacked; the caller removes it
+    kit: str  # the version of the graders
+    jobs: int  # submissions side by side
+    limit: float  # seconds for each
+    services: str = "auto"
+    patience: float = 1.0
+    again: frozenset[str] = frozenset()  # students to grade although they are graded
+
+    def folder(self, student: str) -> Path:
+        """Where the results of a student are."""
+        return self.out / "students" / student
+
+
+@dataclass
+class Class_:
+    """A run under way. The callbacks come from its threads, one at a time."""
+
+    plan: Plan
+    entries: Sequence[Entry]
+    on_begin: Callable[[Entry], None] = lambda _: None
+    on_end: Callable[[Record, bool], None] = lambda *_: None  # with whether it was kept
+    on_ready: Callable[[list[str]], None] = lambda _: None  # what the first lane's servers are
+    records: dict[str, Record] = field(default_factory=dict)
+    trouble: str = ""  # why the run could not go on
+    stopping: bool = False
+
+    def __post_init__(self) -> None:
+        self._todo = deque(self.entries)
+        self._lanes: set[Lane] = set()
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def run(self) -> None:
+        """Grade all that is not graded yet; returns when that is done, or `stop` was called."""
+        count = max(1, min(self.plan.jobs, len(self.entries)))
+        threads = [
+            threading.Thread(target=self._lane, args=(number,), name=f"lane-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)  # short, so that Ctrl-C is heard
+        except BaseException:
+            self.stop()
+            for thread in threads:
+                thread.join()
+            raise
+
+    def stop(self) -> None:
+        """End it soon. What is under way is given up, and not written."""
+        with self._lock:
+            self.stopping = True
+            lanes = list(self._lanes)
+        for lane in lanes:
+            lane.stop()
+
+    # One lane
+
+    def _lane(self, number: int) -> None:
+        slot = _Slot(self, number)
+        try:
+            while not self.stopping and (entry := self._next()) is not None:
+                with self._lock:
+                    self.on_begin(entry)
+                record, kept = self._one(entry, slot)
+                if record is None:
+                    return
+                with self._lock:
+                    self.records[entry.student] = record
+                    self.on_end(record, kept)
+        except Trouble as error:
+            self._give_up(str(error))
+        except OSError as error:
+            self._give_up(f"The results cannot be written: {error.strerror or error}.")
+        except Exception as error:  # a fault of the kit's; said in a sentence, as all others
+            self._give_up(f"The kit itself failed ({type(error).__name__}: {error}).")
+        finally:
+            slot.close()
+
+    def _next(self) -> Entry | None:
+        with self._lock:
+            return self._todo.popleft() if self._todo else None
+
+    def _give_up(self, why: str) -> None:
+        with self._lock:
+            self.trouble = self.trouble or why
+        self.stop()
+
+    def _one(self, entry: Entry, slot: _Slot) -> tuple[Record | None, bool]:
+        """Grade one, or find that it is graded; None if the run was stopped meanwhile."""
+        plan = self.plan
+        to, unpacked = plan.folder(entry.student), plan.work / entry.student
+        remarks = list(entry.remarks)
+        folder, problem = None, ""
+        try:
+            folder = layouts.prepare(entry, unpacked, plan.lab.number, remarks)
+        except ArchiveError as error:
+            problem = error.message
+        except OSError as error:
+            problem = f"It cannot be read: {error.strerror or error}."
+        try:
+            record = Record(
+                student=entry.student, name=entry.name, file=_called(entry, plan.source),
+                late=entry.late, submission=records.contents(folder) if folder else problem,
+                kit=plan.kit, lab=plan.lab.name, minutes=0.0, problem=problem,
+                remarks=tuple(remarks),
+            )
+            old = records.load(to)
+            if old is not None and entry.student not in plan.again and old.same(
+                record.submission, record.kit, record.lab
+            ):
+                return old, True
+            records.forget(to)
+            began = time.monotonic()
+            if folder is not None:
+                _keep_answers(folder, to)
+                with contextlib.suppress(LaneGone):  # the first start is nobody's time
+                    slot.lane()
+                began = time.monotonic()
+                problem = self._graded(record, folder, to, slot)
+                if problem is None:
+                    return None, False
+            if problem:
+                (to / records.RESULTS).unlink(missing_ok=True)
+                feedback.write(to, [*_head(record), "", f"It was not graded. {problem}"], None)
+            minutes = (time.monotonic() - began) / 60
+            record = Record(**{**vars(record), "problem": problem, "minutes": round(minutes, 2)})
+            records.save(record, to)
+            return record, False
+        finally:
+            _remove(unpacked)
+
+    def _graded(self, record: Record, folder: Path, to: Path, slot: _Slot) -> str | None:
+        """Grade a folder in this lane: why that could not be done, or ""; None when stopped."""
+        order = Order(str(folder), str(to), tuple(_head(record)), self.plan.limit)
+        said = ""
+        for _ in range(TRIES):
+            try:
+                slot.lane().grade(order)
+                return "" if not self.stopping else None
+            except LaneGone as error:
+                if self.stopping:
+                    return None
+                said = str(error)
+                slot.drop()
+        return f"Its grader was ended {TRIES} times while it ran: {said}."
+
+    def _started(self, lane: Lane) -> None:
+        with self._lock:
+            self._lanes.add(lane)
+            if self.stopping:
+                lane.stop()
+
+    def _told(self, notes: list[str]) -> None:
+        with self._lock:
+            first, self._ready = not self._ready, True
+            if first:
+                self.on_ready(notes)
+
+    def _ended(self, lane: Lane) -> None:
+        with self._lock:
+            self._lanes.discard(lane)
+
+
+@dataclass
+class _Slot:
+    """The place of a lane: it is started when there is something to grade, and again if it ends."""
+
+    run: Class_
+    number: int
+    _lane: Lane | None = None
+    _count: int = 0
+
+    def lane(self) -> Lane:
+        """The lane, ready for an order. Raises Trouble, LaneGone."""
+        if self._lane is None:
+            plan = self.run.plan
+            self._count += 1
+            log = plan.work / f"lane-{self.number}-{self._count}.log"
+            share = max(1, settings.cores() // max(1, min(plan.jobs, settings.cores())))
+            lane = Lane(plan.lab, plan.services, share, log, plan.patience)
+            self._lane = lane
+            self.run._started(lane)
+            try:
+                self.run._told(lane.start())
+            except LaneGone:
+                words = lane.last_words()
+                if self.run.stopping:
+                    raise
+                raise Trouble(f"A grader cannot be started{f': {words}' if words else '.'}") \
+                    from None
+        return self._lane
+
+    def drop(self) -> None:
+        """End the lane by force; the next order gets a new one."""
+        if self._lane is not None:
+            self._lane.kill()
+            self.run._ended(self._lane)
+            self._lane = None
+
+    def close(self) -> None:
+        """No more orders: let it end, and wait for that."""
+        if self._lane is not None:
+            self._lane.wait()
+            self.run._ended(self._lane)
+            self._lane = None
+
+
+def _called(entry: Entry, source: Path) -> str:
+    """The file or folder of a submission, as it is called inside the class's folder."""
+    if entry.loose:
+        return f"{len(entry.loose)} single files"
+    inside = entry.path.name
+    with contextlib.suppress(ValueError):
+        inside = entry.path.relative_to(source).as_posix()
+    return inside
+
+
+def _head(record: Record) -> list[str]:
+    """What stands above a student's feedback."""
+    return [
+        f"{record.name}: {record.lab}, {record.file}",
+        f"Graded by Worker Labs {record.kit}.",
+        *record.remarks,
+    ]
+
+
+def _keep_answers(folder: Path, to: Path) -> None:
+    """Keep ANSWERS.md for marking by hand: a plain file of the submission's own, and no other."""
+    to.mkdir(parents=True, exist_ok=True)
+    kept = to / ANSWERS
+    kept.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        # Neither through a link nor into a pipe, which would wait for a writer.
+        opened = os.open(folder / ANSWERS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                kept.write_bytes(file.read(MAX_ANSWERS))
+
+
+def _remove(folder: Path) -> None:
+    """Remove what was unpacked, also folders that nobody may write to."""
+    def again(function: Callable[[str], object], path: str, _: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(path), 0o700)
+            os.chmod(path, 0o700)
+            function(path)
+
+    shutil.rmtree(folder, onerror=again)

@@ -1,0 +1,521 @@
+"""A class graded: isolation, going on after a kill, and what is written of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+from graders.classes import command, layouts, records, scores, summary
+from graders.classes.archives import ArchiveError
+from graders.classes.progress import ClassProgress, bar, duration
+from graders.classes.records import Record
+from graders.classes.runner import Class_, Plan
+from graders.classes.scores import Row
+from graders.harness import settings
+from graders.harness.catalog import checks_of
+from graders.harness.settings import ROOT, SettingError
+
+LAB = settings.lab("03")
+BOUND = 300.0  # seconds that a run of cheap submissions may take, on any machine
+DANA = "\u05d3\u05e0\u05d4"
+
+
+def worker(code: str) -> dict[str, str]:
+    """A submission that is one small file of Python."""
+    return {"Procfile": "worker: python worker.py\n", "worker.py": code}
+
+
+HANGS = worker("import time\ntime.sleep(1e6)\n")
+SPEAKS_BINARY = worker("import os\nos.write(1, bytes(range(256)) * 50)\n")
+FLOODS = worker("import os\nwhile True:\n    os.write(1, b'x' * 65536)\n")
+FORKS = worker("import os, time\nwhile True:\n    if os.fork() == 0:\n        time.sleep(1e6)\n")
+# Of its own grader only: other tests have graders, too.
+KILLS = worker(
+    "import os, psutil, signal\n"
+    "for each in psutil.Process().parents():\n"
+    "    if 'graders.classes.lane' in each.cmdline():\n"
+    "        os.kill(each.pid, signal.SIGKILL)\n"
+    "        break\n"
+)
+KILLS_ITS_KEEPER = worker("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+
+
+def lay(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def pack(archive: Path, files: Mapping[str, str | bytes]) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        for name, data in files.items():
+            out.writestr(name, data)
+    return archive
+
+
+def pack_folder(archive: Path, folder: Path) -> Path:
+    return pack(archive, {p.relative_to(folder).as_posix(): p.read_bytes()
+                          for p in sorted(folder.rglob("*")) if p.is_file()})
+
+
+@pytest.fixture
+def class_of_12(tmp_path: Path) -> Path:
+    """Twelve students with every sort of trouble."""
+    source = tmp_path / "the class's submissions"
+    source.mkdir()
+    shutil.copytree(ROOT / "solutions" / "lab03", source / "Anna Reference")
+    pack_folder(source / "Bert Starter.zip", ROOT / "starter" / "lab03")
+    pack(source / "Çelik Ünal.zip", SPEAKS_BINARY)
+    lay(source / DANA, HANGS)
+    lay(source / "Emil Flood", FLOODS)
+    lay(source / "Fritz Fork", FORKS)
+    (source / "Gerda.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    pack(source / "Hans.zip", {"../../outside": "x", **HANGS})
+    pack(source / "Ida Bomb.zip", {"Procfile": "worker: x\n", "zeros": b"\0" * (300 << 20)})
+    lay(source / "Jan", {"readme.txt": "I had no time."})
+    lay(source / "Kira", KILLS)
+    lay(source / "=Lars", {"Procfile": "this is no Procfile\n", "ANSWERS.md": "# nothing"})
+    return source
+
+
+def started(source: Path, out: Path, *, new_session: bool = True, **env: str) -> subprocess.Popen:
+    """`make grade-all`, without make."""
+    ours = {"DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "SRC", "CHECK", "LAB"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "graders.harness.cli", "grade-all"], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        start_new_session=new_session,
+        env={**{k: v for k, v in os.environ.items() if k not in ours}, "LAB": "03",
+             "DIR": str(source), "OUT": str(out), "SERVICES": "embedded", **env},
+    )
+
+
+def graded(source: Path, out: Path, **env: str) -> tuple[int, str, str]:
+    done = started(source, out, **env)
+    said, errors = done.communicate(timeout=BOUND)
+    return done.returncode, said, errors
+
+
+def table(out: Path) -> dict[str, dict[str, str]]:
+    """scores.csv by student, without what differs from run to run."""
+    text = (out / scores.NAME).read_text(encoding="utf-8-sig")
+    rows = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        del row["minutes"]
+        rows[row["student"]] = row
+    return rows
+
+
+def below(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def expect_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert [p.cmdline() for p in alive] == []
+
+
+# The whole command
+
+
+@pytest.mark.proof
+def test_a_class_of_twelve_killed_and_resumed_has_the_same_table(
+    class_of_12: Path, tmp_path: Path
+) -> None:
+    status, said, errors = graded(class_of_12, tmp_path / "whole")
+    whole = table(tmp_path / "whole")
+    assert status == 2, errors
+    assert errors == ""
+    assert len(whole) == 12
+    assert {s: (r["state"], r["points"], r["findings"]) for s, r in whole.items()} == {
+        "Anna-Reference": ("graded", "100", ""),
+        "Bert-Starter": ("graded", "0", "worker-exited"),
+        "Çelik-Ünal": ("graded", "0", "worker-exited"),
+        DANA: ("graded", "0", "never-connected"),
+        "Emil-Flood": ("graded", "0", "output-flood"),
+        "Fritz-Fork": ("graded", "0", "too-many-processes"),
+        "Gerda": ("not graded", "", ""),
+        "Hans": ("not graded", "", ""),
+        "Ida-Bomb": ("not graded", "", ""),
+        "Jan": ("graded", "0", "submission-unusable"),
+        "Kira": ("not graded", "", ""),
+        "Lars": ("graded", "0", "submission-unusable"),
+    }
+    assert "grader was ended 2 times" in whole["Kira"]["remarks"]
+    assert whole["Lars"]["name"] == "'=Lars"
+    assert not (tmp_path / "outside").exists()
+    assert not (class_of_12.parent / "outside").exists()
+    for student in whole:
+        text = (tmp_path / "whole" / "students" / student / "feedback.txt").read_text()
+        assert max(map(len, text.splitlines())) <= 100
+        assert str(tmp_path) not in text
+    assert (tmp_path / "whole" / "answers" / "index.html").is_file()
+    assert "Kira" in (tmp_path / "whole" / summary.NAME).read_text()
+
+    # Killed when three are done: nothing of it goes on, and what was done is not done again.
+    run = started(class_of_12, tmp_path / "twice")
+    lines = [run.stdout.readline()]
+    while not lines[-1].lstrip().startswith("3/12"):
+        lines.append(run.stdout.readline())
+        assert lines[-1], run.stderr.read()
+    family = below(run.pid)
+    assert any("graders.classes.lane" in p.cmdline() for p in family)
+    run.kill()
+    expect_gone(family)
+    run.communicate()
+    done = list((tmp_path / "twice").glob("students/*/graded.json"))
+    assert 3 <= len(done) < 12
+    status, said, errors = graded(class_of_12, tmp_path / "twice")
+    assert (status, errors) == (2, "")
+    assert said.count("as before") + said.count("not graded: ") >= 3
+    assert table(tmp_path / "twice") == whole
+
+
+def test_ctrl_c_stops_it_in_order_and_keeps_what_was_done(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", {"readme.txt": ""})
+    lay(source / "bert", {**HANGS, "ANSWERS.md": "mine"})
+    run = started(source, out, JOBS="1")
+    while "1/2  anna" not in (line := run.stdout.readline()):
+        assert line, run.stderr.read()
+    while not (out / "students" / "bert" / "ANSWERS.md").exists():  # now bert is begun
+        assert run.poll() is None
+        time.sleep(0.02)
+    family = below(run.pid)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=BOUND)
+    assert run.returncode == 130
+    assert errors.strip().startswith("Stopped after 1 of 2. The same command goes on from here.")
+    assert "Traceback" not in errors
+    expect_gone(family)
+    assert set(table(out)) == {"anna"}
+    assert not (out / "students" / "bert" / "graded.json").exists()
+
+
+def test_only_one_run_at_a_time_grades_into_a_folder(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", {"readme.txt": ""})
+    out.mkdir()
+    with command._alone(out):
+        status, _, errors = graded(source, out)
+    assert (status, errors) == (2, f"Another run is grading into {out} now.\n")
+    assert graded(source, out)[0] == 0
+
+
+def test_without_servers_it_stops_with_a_sentence(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", HANGS)
+    status, _, errors = graded(
+        source, out, SERVICES="external", WORKER_LABS_POSTGRES_URL="postgresql://127.0.0.1:9/x"
+    )
+    assert status == 2
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith("0 of 1 are graded; the same command goes on from here.")
+    assert not (out / "students" / "anna" / "graded.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({}, "Say which lab"),
+        ({"LAB": "03"}, "Say the submissions, as in DIR=submissions."),
+        ({"LAB": "03", "DIR": "{here}"}, "Say where the results go, as in OUT=results."),
+        ({"LAB": "03", "DIR": "{here}/no", "OUT": "{here}/out"}, "There is no folder or archive"),
+        ({"LAB": "03", "DIR": "{here}", "OUT": "{here}/out"}, "lies inside DIR="),
+        ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/file"}, "is a file; name a folder."),
+        ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/o", "JOBS": "no"}, "JOBS=no"),
+        ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/o", "LIMIT": "1"}, "LIMIT=1 is out of"),
+        ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/o"}, "There are no submissions in"),
+        ({"LAB": "03", "DIR": "{here}/c", "OUT": "{here}/o", "AGAIN": "x"}, "AGAIN=x is no stud"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_in_a_sentence(
+    env: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    lay(tmp_path / "c" / "anna", {"readme.txt": ""})
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match=r"^[A-Z]") as raised:
+        command.main({k: v.format(here=tmp_path) for k, v in env.items()})
+    assert said in str(raised.value)
+
+
+# What is graded again, and what is not
+
+
+@pytest.fixture
+def cheap(tmp_path: Path) -> Path:
+    """Three who have no Procfile: they are graded in no time."""
+    source = tmp_path / "class"
+    for name in ("anna", "bert", "chris"):
+        lay(source / name, {"readme.txt": f"I am {name}."})
+    return source
+
+
+def run_of(source: Path, out: Path, work: Path, **more: object) -> tuple[dict[str, Record], set]:
+    """The records of a run in this process, and whose were kept from an earlier one."""
+    work.mkdir()
+    plan = Plan(**{"lab": LAB, "source": source, "out": out, "work": work, "kit": "1", "jobs": 1,
+                   "limit": 100.0, "services": "embedded", **more})
+    kept: set[str] = set()
+    run = Class_(plan, layouts.find(source),
+                 on_end=lambda record, old: kept.add(record.student) if old else None)
+    run.run()
+    assert run.trouble == ""
+    assert list(work.glob("*-*.log")) == list(work.iterdir())  # nothing unpacked is left
+    return run.records, kept
+
+
+def test_only_what_has_changed_is_graded_again(cheap: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, kept = run_of(cheap, out, tmp_path / "w1")
+    assert (set(first), kept) == ({"anna", "bert", "chris"}, set())
+    second, kept = run_of(cheap, out, tmp_path / "w2")
+    assert (second, kept) == (first, {"anna", "bert", "chris"})
+    (cheap / "bert" / "readme.txt").write_text("I am Bert.")
+    (cheap / "dora").mkdir()
+    _, kept = run_of(cheap, out, tmp_path / "w3")
+    assert kept == {"anna", "chris"}
+    _, kept = run_of(cheap, out, tmp_path / "w4", again=frozenset({"chris"}))
+    assert kept == {"anna", "bert", "dora"}
+    _, kept = run_of(cheap, out, tmp_path / "w5", kit="2")
+    assert kept == set()
+
+
+@pytest.mark.parametrize("damage", ["results.json", "graded.json"])
+def test_results_that_are_gone_or_broken_are_made_again(
+    cheap: Path, tmp_path: Path, damage: str
+) -> None:
+    out = tmp_path / "out"
+    run_of(cheap, out, tmp_path / "w1")
+    (out / "students" / "anna" / damage).write_text("{")
+    (out / "students" / "bert" / damage).unlink()
+    _, kept = run_of(cheap, out, tmp_path / "w2")
+    assert kept == {"chris"}
+
+
+def test_the_time_limit_ends_a_grading_and_keeps_its_verdicts(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    code = "import os, time\nos.write(1, b'here\\n')\ntime.sleep(1e6)\n"
+    lay(source / "anna", worker(code))
+    found, _ = run_of(source, out, tmp_path / "w", limit=2.0)
+    row = Row.of(found["anna"], out / "students" / "anna")
+    assert (row.state, row.points, row.possible) == (scores.NOT_GRADED, None, None)
+    assert {c["reason"] for c in row.checks} >= {
+        "The time limit of this submission (2 s) ended the run before this check ended."
+    }
+    feedback = (out / "students" / "anna" / "feedback.txt").read_text()
+    assert "The time limit of this submission (2 s)" in " ".join(feedback.split())
+
+
+def test_whoever_ends_the_keeper_is_not_graded_and_nobody_else_is_harmed(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", KILLS_ITS_KEEPER)
+    lay(source / "bert", {"readme.txt": ""})
+    found, _ = run_of(source, out, tmp_path / "w")
+    anna, bert = (Row.of(found[name], out / "students" / name) for name in ("anna", "bert"))
+    assert (anna.state, anna.findings) == (scores.NOT_GRADED, [])
+    assert "keeper" in anna.why_not
+    assert (bert.state, bert.findings) == (scores.GRADED, ["submission-unusable"])
+
+
+def test_a_run_can_be_stopped_by_another_thread(tmp_path: Path) -> None:
+    source, out, work = tmp_path / "class", tmp_path / "out", tmp_path / "w"
+    lay(source / "anna", HANGS)
+    work.mkdir()
+    plan = Plan(lab=LAB, source=source, out=out, work=work, kit="1", jobs=1, limit=500.0,
+                services="embedded")
+    begun = threading.Event()
+    run = Class_(plan, layouts.find(source), on_ready=lambda _: begun.set())
+    thread = threading.Thread(target=run.run)
+    thread.start()
+    assert begun.wait(BOUND)
+    run.stop()
+    thread.join(BOUND)
+    assert not thread.is_alive()
+    assert run.records == {}
+    assert records.load(out / "students" / "anna") is None
+
+
+# What a submission is
+
+
+def test_contents_tell_submissions_apart(tmp_path: Path) -> None:
+    folder = lay(tmp_path / "a", {"Procfile": "worker: x", "b/c.py": "1"})
+    (folder / "link").symlink_to("Procfile")
+    os.mkfifo(folder / "pipe")  # must not be waited for
+    seen = {records.contents(folder)}
+    changes = [
+        lambda: (folder / "b" / "c.py").write_text("2"),
+        lambda: (folder / "b" / "c.py").rename(folder / "b" / "d.py"),
+        lambda: (folder / "Procfile").chmod(0o755),
+        lambda: (folder / "empty").touch(),
+        lambda: ((folder / "link").unlink(), (folder / "link").symlink_to("b")),
+    ]
+    for number, change in enumerate(changes, 2):
+        change()
+        seen.add(records.contents(folder))
+        assert len(seen) == number
+    before = records.contents(folder)
+    lay(folder, {".git/HEAD": "x", "__pycache__/c.pyc": "y", ".venv/bin/python": "z"})
+    assert records.contents(folder) == before
+    copy = shutil.copytree(folder, tmp_path / "elsewhere", symlinks=True,
+                           ignore=shutil.ignore_patterns("pipe"))
+    os.mkfifo(copy / "pipe")
+    assert records.contents(copy) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "missing", "huge", "plain"])
+def test_answers_are_kept_only_as_plain_files_of_the_submission(tmp_path: Path, kind: str) -> None:
+    from graders.classes.runner import MAX_ANSWERS, _keep_answers
+
+    folder, to = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    answers = folder / "ANSWERS.md"
+    if kind == "link":
+        (tmp_path / "secret").write_text("secret")
+        answers.symlink_to(tmp_path / "secret")
+    elif kind == "pipe":
+        os.mkfifo(answers)
+    elif kind == "folder":
+        answers.mkdir()
+    elif kind != "missing":
+        answers.write_bytes(b"x" * (10 if kind == "plain" else MAX_ANSWERS + 1))
+    _keep_answers(folder, to)
+    kept = to / "ANSWERS.md"
+    expected = {"plain": 10, "huge": MAX_ANSWERS}.get(kind)
+    assert (kept.stat().st_size if kept.exists() else None) == expected
+
+
+# What is written
+
+
+def record(name: str, **more: object) -> Record:
+    told = {"student": name, "name": name, "file": f"{name}.zip", "late": None, "submission": "x",
+            "kit": "1", "lab": "lab03", "minutes": 0.5, **more}
+    return Record(**told)
+
+
+def check_of(name: str, verdict: str, code: str = "", points: int = 5) -> dict:
+    finding = None
+    if code:
+        finding = {"code": code, "expected": "It does.", "seen": f"{code} *was* seen."}
+    return {"name": name, "verdict": verdict, "points": points, "finding": finding,
+            "earned": points if verdict == "passed" else 0, "reason": "The disk was full."}
+
+
+FIRST, SECOND = list(checks_of(LAB))[:2]
+
+
+def some_rows() -> list[Row]:
+    return [
+        Row(record("anna"), (check_of(FIRST, "passed"), check_of(SECOND, "passed", points=1))),
+        Row(record("bert", late=True), (check_of(FIRST, "failed", "worker-exited"),
+                                        check_of(SECOND, "not-checked", points=1))),
+        Row(record("chris"), (check_of(FIRST, "failed", "worker-exited"),
+                              check_of(SECOND, "could-not-grade", points=1))),
+        Row(record("dora", problem="dora.zip is damaged.", remarks=("A\nremark.",))),
+    ]
+
+
+def test_scores_tell_zero_from_not_graded() -> None:
+    text = scores.table(some_rows(), [FIRST, SECOND])
+    assert text.startswith("\ufeffstudent,")
+    rows = {row["student"]: row for row in csv.DictReader(io.StringIO(text[1:]))}
+    told = {n: (r["state"], r["points"], r["of"], r[FIRST], r[SECOND]) for n, r in rows.items()}
+    assert told == {
+        "anna": ("graded", "6", "6", "5", "1"),
+        "bert": ("graded", "0", "6", "0", "0"),
+        "chris": ("partly graded", "0", "5", "0", "?"),
+        "dora": ("not graded", "", "", "", ""),
+    }
+    assert rows["bert"]["late"] == "late"
+    assert rows["bert"]["findings"] == "worker-exited"
+    assert (rows["chris"]["could not grade"], rows["dora"]["could not grade"]) == ("1", "")
+    assert rows["dora"]["remarks"] == "dora.zip is damaged. A remark."
+    assert rows["anna"]["minutes"] == "0.5"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@x", "\t=1", " =1", "\n@x", "=HYPERLINK(a)"])
+def test_no_spreadsheet_takes_a_name_for_a_formula(name: str) -> None:
+    assert scores.plain(name).startswith("'")
+    assert scores.plain("anna -1") == "anna -1"
+
+
+def test_the_summary_says_what_fails_and_whom_to_speak_to() -> None:
+    text = "\n".join(summary.lines(some_rows(), LAB, checks_of(LAB), "0.1", ["A *remark*."]))
+    assert "2 graded, 1 partly graded, 1 not graded." in text
+    assert f"| {FIRST} | 2 | 0 | 1 | 5 |" in text
+    assert "| worker-exited | 2 | The worker ended although nothing had told it to |" in text
+    assert f"1. **{checks_of(LAB)[FIRST].title}** ({FIRST}, 2 of 3)" in text
+    assert "worker-exited \\*was\\* seen." in text
+    assert "- Full marks: anna." in text
+    assert f"- No points yet: bert ({FIRST}, worker-exited)." in text
+    assert "- Partly graded: chris. The disk was full." in text
+    assert "- Not graded: dora. dora.zip is damaged." in text
+    assert "- Late: bert." in text
+    assert "- A \\*remark\\*." in text
+
+
+def test_the_summary_of_a_class_without_results() -> None:
+    rows = [Row(record("dora", problem="dora.zip is damaged."))]
+    text = "\n".join(summary.lines(rows, LAB, checks_of(LAB), "0.1"))
+    assert "1 not graded." in text
+    assert "Points" not in text
+
+
+class Terminal(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_line_for_each_and_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for out in (io.StringIO(), Terminal()):
+        progress = ClassProgress(out, 4, False)
+        for row in some_rows():
+            progress.begin(row.record.name)
+            progress.end(row, row.record.name == "bert")
+        progress.close()
+        lines = [line.split("\r")[-1].replace("\x1b[K", "") for line in
+                 out.getvalue().split("\n")]
+        assert [line[:3] for line in lines if line] == ["1/4", "2/4", "3/4", "4/4"]
+        assert max(map(len, lines)) <= 100
+        assert "as before" in lines[1]
+        assert "1 could not be graded" in lines[2]
+        assert "not graded: dora.zip is damaged." in lines[3]
+        assert ("[" in out.getvalue()) == out.isatty()
+        assert ("left" in out.getvalue()) == out.isatty()
+
+
+def test_durations_and_bars() -> None:
+    assert [duration(s) for s in (0.2, 40, 89, 95, 720, 3900, 7200)] == [
+        "1 s", "40 s", "89 s", "2 min", "12 min", "65 min", "2 h 0 min"]
+    assert bar(0, 0) == "[....................]"
+    assert bar(1, 2) == "[##########..........]"
+
+
+def test_an_archive_error_of_the_class_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "class.zip").write_bytes(b"no archive")
+    with pytest.raises(ArchiveError):
+        layouts.find(tmp_path / "class.zip", tmp_path / "w")
+    with pytest.raises(SettingError, match="archive"):
+        command.main({"LAB": "03", "DIR": str(tmp_path / "class.zip"), "OUT": str(tmp_path / "o")})
