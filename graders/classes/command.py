@@ -18,7 +18,7 @@ from graders.classes.archives import ArchiveError
 from graders.classes.layouts import Entry
 from graders.classes.progress import ClassProgress, duration
 from graders.classes.runner import Class_, Plan
-from graders.classes.scores import GRADED, PARTLY, Row
+from graders.classes.scores import Row
 from graders.harness import settings, version
 from graders.harness.catalog import checks_of
 from graders.harness.keeper import Keeper
@@ -35,7 +35,7 @@ ALL, UNGRADED = "all", "could-not-grade"  # what AGAIN may say besides names
 def main(env: Mapping[str, str]) -> int:
     """Grade a class as the environment says (LAB, DIR, OUT, JOBS, LIMIT, AGAIN).
 
-    0 if everybody has a verdict on everything, 2 if not, 130 after Ctrl-C.
+    0 if all that could be opened is graded, 2 if something could not be, 130 after Ctrl-C.
     """
     asked = _read(env)
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,9 @@ def _grade(asked: Asked, work: Path) -> int:
          f"side, into {out}")
     for remark in remarks:
         _say(remark)
-    progress = ClassProgress(sys.stdout, len(entries), terminal.color_wanted(sys.stdout))
+    progress = ClassProgress(
+        sys.stdout, len(entries), plan.jobs, terminal.color_wanted(sys.stdout)
+    )
 
     def ended(record: records.Record, kept: bool) -> None:
         progress.end(Row.of(record, plan.folder(record.student)), kept)
@@ -125,8 +127,8 @@ def _grade(asked: Asked, work: Path) -> int:
         run.run()
     except KeyboardInterrupt:
         progress.close()
-        print(f"\nStopped after {len(run.records)} of {len(entries)}. The same command goes on from "
-              "here.", file=sys.stderr)
+        print(f"\nStopped after {len(run.records)} of {len(entries)}. The same command goes on "
+              "from here.", file=sys.stderr)
         return EXIT_STOPPED
     finally:
         progress.close()
@@ -143,7 +145,7 @@ def _grade(asked: Asked, work: Path) -> int:
         [_answered(row, plan) for row in rows], out / "answers",
     )
     _closing(rows, plan)
-    return 0 if all(row.state == GRADED for row in rows) else EXIT_COULD_NOT_GRADE
+    return EXIT_COULD_NOT_GRADE if any(row.is_open for row in rows) else 0
 
 
 def _rows(run: Class_, plan: Plan) -> list[Row]:
@@ -161,7 +163,7 @@ def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
         for student in known:
             folder = asked.out / "students" / student
             record = records.load(folder)
-            if record is not None and Row.of(record, folder).state != GRADED:
+            if record is not None and Row.of(record, folder).is_open:
                 wanted.add(student)
     if unknown := sorted(wanted - known):
         raise SettingError(f"AGAIN={unknown[0]} is no student here; the names are those of the "
@@ -172,7 +174,8 @@ def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
 def _answered(row: Row, plan: Plan) -> pages.Answered:
     folder = plan.folder(row.record.student)
     return pages.Answered(
-        student=row.record.student, name=row.record.name, folder=folder, note=row.why_not
+        student=row.record.student, name=row.record.name, folder=folder,
+        note=row.why_not or row.record.answers,
     )
 
 
@@ -184,11 +187,11 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
     if graded:
         _say(f"{len(graded)} graded, {sum(graded) / len(graded):.0f} points on average, in "
              f"{duration(60 * sum(row.record.minutes for row in rows))} of grading.")
-    if partly := sum(row.state == PARTLY for row in rows):
-        _say(f"{partly} could be graded only in part, which costs them nothing: "
-             f"AGAIN={UNGRADED} grades them again.")
-    if absent := [row.record.name for row in rows if row.points is None]:
-        _say(f"{len(absent)} could not be graded: {', '.join(absent)}.")
+    if unopened := [row.record.name for row in rows if not row.record.opened]:
+        _say(f"{len(unopened)} cannot be opened, or hold nothing: {', '.join(unopened)}.")
+    if unsettled := [row.record.name for row in rows if row.is_open]:
+        _say(f"{len(unsettled)} could not be graded, or not wholly, which costs no points: "
+             f"{', '.join(unsettled)}. AGAIN={UNGRADED} takes them up again.")
     stale = _left_over(rows, out)
     if stale:
         _say(f"Of {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''} there are results from an "

@@ -172,7 +172,8 @@ def _question(
         "<section class=right aria-labelledby=reference tabindex=0>"
         f"<h2 id=reference>Reference answer</h2>{shown_right}</section>"
         "<section class=answers aria-labelledby=answers>"
-        f"<h2 id=answers>Students’ answers <span class=quiet>{n or 'none'} of {len(students)}</span></h2>"
+        "<h2 id=answers>Students’ answers "
+        f"<span class=quiet>{n or 'none'} of {len(students)}</span></h2>"
         f"{blocks}</section></main>",
     )
 

@@ -21,24 +21,24 @@ class ClassProgress(Progress):
     Called by one thread at a time.
     """
 
-    def __init__(self, out: TextIO, total: int, color: bool) -> None:
+    def __init__(self, out: TextIO, total: int, jobs: int, color: bool) -> None:
         super().__init__(out, total, color=color)
+        self._jobs = max(1, jobs)
         self._begun: dict[str, float] = {}
         self._done = 0
-        self._graded = 0  # in this run
-        self._since = 0.0
+        self._taken: list[float] = []  # seconds of each that was graded in this run
 
     def begin(self, name: str) -> None:
         """This one is being graded now."""
-        self._since = self._since or time.monotonic()
         self._begun[name] = time.monotonic()
         self._bar()
 
     def end(self, row: Row, kept: bool) -> None:
         """This one is done; `kept` if an earlier run had graded it."""
-        self._begun.pop(row.record.name, None)
+        began = self._begun.pop(row.record.name, time.monotonic())
         self._done += 1
-        self._graded += not kept
+        if not kept:
+            self._taken.append(time.monotonic() - began)
         self._rewrite("")
         emit([_line(self._done, self.total, row, kept)], self.out, color=self.color)
         self.out.flush()
@@ -55,11 +55,17 @@ class ClassProgress(Progress):
         self._rewrite(cut(line, WIDTH - 1))
 
     def _left(self) -> str:
-        """The time that the rest will take if it is like what was graded so far."""
-        if not self._graded:
+        """The time that the rest will take if it is like what was graded so far.
+
+        Those that are under way count with what they have taken: else a long one at the beginning
+        would not be seen before its end.
+        """
+        if len(self._taken) < 2 * self._jobs:
             return ""
-        each = (time.monotonic() - self._since) / self._graded
-        return duration(each * (self.total - self._done))
+        running = [time.monotonic() - began for began in self._begun.values()]
+        each = (sum(self._taken) + sum(running)) / (len(self._taken) + len(running))
+        rest = self.total - self._done - len(running)
+        return duration((each * rest + sum(max(0.0, each - r) for r in running)) / self._jobs)
 
 
 def bar(done: int, total: int, width: int = 20) -> str:

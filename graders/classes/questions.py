@@ -133,7 +133,8 @@ def match(text: str, of: Sheet) -> Matched:
             telling = _says_more(heading.text, numbers, of)
         elif heading.level and _words(heading.text).startswith(of.headings):
             end(heading.line)
-            numbers, title, telling = (), "", False
+            numbers, telling = (), _words(heading.text) not in of.headings
+            title = raw if telling else ""
         elif (last and numbers and 0 < heading.level <= level) and (
             not _next_is_there(last, claimed, of)
             or (heading.level < level and after in claimed and _is_empty(lines, heading, after))

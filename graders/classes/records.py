@@ -36,7 +36,9 @@ class Record:
     lab: str
     minutes: float  # that its grading took
     problem: str = ""  # why there is no result, in one sentence
+    opened: bool = True  # else there was nothing to grade, and the problem is its author's
     remarks: tuple[str, ...] = ()
+    answers: str = ""  # what is to be said of ANSWERS.md, in one sentence
 
     def same(self, submission: str, kit: str, lab: str) -> bool:
         """Whether that is what was graded here, and by the same kit."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graders.classes import feedback, layouts, records
+from graders.classes import feedback, layouts, papers, records
 from graders.classes.archives import ArchiveError
 from graders.classes.lane import Order
 from graders.classes.lanes import Lane, LaneGone, Trouble
@@ -25,8 +24,6 @@ from graders.classes.layouts import Entry
 from graders.classes.records import Record
 from graders.harness import settings
 
-ANSWERS = "ANSWERS.md"
-MAX_ANSWERS = 1 << 20  # bytes that are kept of a student's answers
 TRIES = 2  # of a submission whose lane ended under it
 
 
@@ -145,7 +142,7 @@ class Class_:
                 student=entry.student, name=entry.name, file=_called(entry, plan.source),
                 late=entry.late, submission=records.contents(folder) if folder else problem,
                 kit=plan.kit, lab=plan.lab.name, minutes=0.0, problem=problem,
-                remarks=tuple(remarks),
+                opened=folder is not None, remarks=tuple(remarks),
             )
             old = records.load(to)
             if old is not None and entry.student not in plan.again and old.same(
@@ -155,7 +152,7 @@ class Class_:
             records.forget(to)
             began = time.monotonic()
             if folder is not None:
-                _keep_answers(folder, to)
+                record = replace(record, answers=papers.keep(folder, to))
                 with contextlib.suppress(LaneGone):  # the first start is nobody's time
                     slot.lane()
                 began = time.monotonic()
@@ -166,7 +163,7 @@ class Class_:
                 (to / records.RESULTS).unlink(missing_ok=True)
                 feedback.write(to, [*_head(record), "", f"It was not graded. {problem}"], None)
             minutes = (time.monotonic() - began) / 60
-            record = Record(**{**vars(record), "problem": problem, "minutes": round(minutes, 2)})
+            record = replace(record, problem=problem, minutes=round(minutes, 2))
             records.save(record, to)
             return record, False
         finally:
@@ -265,19 +262,6 @@ def _head(record: Record) -> list[str]:
         f"Graded by Worker Labs {record.kit}.",
         *record.remarks,
     ]
-
-
-def _keep_answers(folder: Path, to: Path) -> None:
-    """Keep ANSWERS.md for marking by hand: a plain file of the submission's own, and no other."""
-    to.mkdir(parents=True, exist_ok=True)
-    kept = to / ANSWERS
-    kept.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        # Neither through a link nor into a pipe, which would wait for a writer.
-        opened = os.open(folder / ANSWERS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(opened, "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                kept.write_bytes(file.read(MAX_ANSWERS))
 
 
 def _remove(folder: Path) -> None:

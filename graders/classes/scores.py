@@ -42,6 +42,11 @@ class Row:
         return PARTLY if ungraded else GRADED
 
     @property
+    def is_open(self) -> bool:
+        """Whether something could not be graded for no fault of its author's."""
+        return self.state != GRADED and self.record.opened
+
+    @property
     def why_not(self) -> str:
         """Why something of it could not be graded, in one sentence; "" if all could."""
         reasons = (c["reason"] for c in self.checks if c["verdict"] == COULD_NOT_GRADE)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from graders.classes.archives import shown
+from graders.classes.layouts import student_id
 from graders.classes.scores import GRADED, NOT_GRADED, PARTLY, Row
 from graders.harness import settings
 from graders.harness.check import CODES, Check
@@ -176,7 +177,9 @@ def _who(rows: Sequence[Row]) -> Iterator[str]:
 
 def _name(row: Row) -> str:
     name = _md(shown(row.record.name, 60))
-    return name if name == row.record.student else f"{name} ({_md(row.record.student)})"
+    # The id is told where it does not follow from the name: of two with the same one.
+    same = student_id(row.record.name) == row.record.student
+    return name if same else f"{name} ({_md(row.record.student)})"
 
 
 def _names(rows: Sequence[Row]) -> str:

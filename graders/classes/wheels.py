@@ -63,7 +63,10 @@ _NO_NETWORK = re.compile(
     r"Max retries exceeded|NewConnectionError|name resolution|nodename nor servname|timed out"
     r"|Connection (?:refused|reset|aborted)|Network is unreachable|ProxyError|SSLError"
 )
-_NOT_FOUND = re.compile(r"No matching distribution found for ([A-Za-z0-9][A-Za-z0-9._-]*)")
+_NOT_FOUND = re.compile(
+    r"(?:No matching distribution found for |Package '(?=.* requires a different Python))"
+    r"([A-Za-z0-9][A-Za-z0-9._-]*)"
+)
 
 
 # For whom
@@ -301,7 +304,7 @@ class Wheel:
     version: Version
     tags: frozenset[Tag]
     requires: tuple[Requirement, ...]
-    pythons: SpecifierSet = SpecifierSet()
+    pythons: SpecifierSet
 
     @classmethod
     def read(cls, path: Path) -> Wheel | None:

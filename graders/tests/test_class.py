@@ -379,26 +379,17 @@ def test_contents_tell_submissions_apart(tmp_path: Path) -> None:
     assert records.contents(copy) == before
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "missing", "huge", "plain"])
-def test_answers_are_kept_only_as_plain_files_of_the_submission(tmp_path: Path, kind: str) -> None:
-    from graders.classes.runner import MAX_ANSWERS, _keep_answers
-
-    folder, to = tmp_path / "a", tmp_path / "b"
-    folder.mkdir()
-    answers = folder / "ANSWERS.md"
-    if kind == "link":
-        (tmp_path / "secret").write_text("secret")
-        answers.symlink_to(tmp_path / "secret")
-    elif kind == "pipe":
-        os.mkfifo(answers)
-    elif kind == "folder":
-        answers.mkdir()
-    elif kind != "missing":
-        answers.write_bytes(b"x" * (10 if kind == "plain" else MAX_ANSWERS + 1))
-    _keep_answers(folder, to)
-    kept = to / "ANSWERS.md"
-    expected = {"plain": 10, "huge": MAX_ANSWERS}.get(kind)
-    assert (kept.stat().st_size if kept.exists() else None) == expected
+def test_answers_are_kept_for_marking_and_no_link_is_followed(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", {"ANSWERS.md": "mine"})
+    lay(source / "bert", {"readme.txt": ""})
+    (tmp_path / "secret").write_text("secret")
+    (source / "bert" / "ANSWERS.md").symlink_to(tmp_path / "secret")
+    found, _ = run_of(source, out, tmp_path / "w")
+    assert (out / "students" / "anna" / "ANSWERS.md").read_text() == "mine"
+    assert found["anna"].answers == ""
+    assert not (out / "students" / "bert" / "ANSWERS.md").exists()
+    assert found["bert"].answers == "ANSWERS.md is a link, which is not followed."
 
 
 # What is written
@@ -428,8 +419,14 @@ def some_rows() -> list[Row]:
                                         check_of(SECOND, "not-checked", points=1))),
         Row(record("chris"), (check_of(FIRST, "failed", "worker-exited"),
                               check_of(SECOND, "could-not-grade", points=1))),
-        Row(record("dora", problem="dora.zip is damaged.", remarks=("A\nremark.",))),
+        Row(record("dora", problem="dora.zip is damaged.", opened=False,
+                   remarks=("A\nremark.",))),
     ]
+
+
+def test_what_is_open_is_what_was_no_fault_of_the_author() -> None:
+    assert [row.record.name for row in some_rows() if row.is_open] == ["chris"]
+    assert Row(record("emil", problem="Its grader was ended 2 times.")).is_open
 
 
 def test_scores_tell_zero_from_not_graded() -> None:
@@ -490,7 +487,7 @@ def test_progress_is_a_line_for_each_and_a_bar_on_a_terminal(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for out in (io.StringIO(), Terminal()):
-        progress = ClassProgress(out, 4, False)
+        progress = ClassProgress(out, 4, 1, False)
         for row in some_rows():
             progress.begin(row.record.name)
             progress.end(row, row.record.name == "bert")

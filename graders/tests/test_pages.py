@@ -240,6 +240,11 @@ def test_what_the_starter_says_is_no_answer():
 
 
 def test_an_answer_in_the_heading_is_not_lost():
+    chapter = "## Exercise 3b: I have used a lease"
+    found = match(ALL.replace("## Exercise 3b", chapter), SHEET)
+    assert texts(found)[7] == "Answer 7."
+    assert loose(found) == chapter + "\n"
+    assert match(STARTER.replace("## Exercise 3b", "# Exercise 3b:"), SHEET) == Matched()
     found = match("### 4. Push, because it is quick\n### 5. What carries the stop\n", SHEET)
     assert list(found.answers) == [4]
     assert found.answers[4][0].heading == "### 4. Push, because it is quick"
@@ -594,6 +599,7 @@ def test_no_cell_is_a_formula(start, tmp_path):
     assert "HYPERLINK" in cell
     assert cell.lstrip()[0] not in "=+-@\t\r\n＝"
     assert guarded(name).lstrip()[0] not in "=+-@\t\r\n＝"
+    assert guarded(name)[0] not in "\t\r\n"
 
 
 def test_no_part_of_a_cell_is_a_formula_for_another_delimiter():
