@@ -9,8 +9,7 @@ For instructors (see INSTRUCTORS.md):
 
   make student-kit OUT=dist     write what students get: the kit without what tells the answers
   make wheels                   fetch all packages, so that a class sets up without a network
-  make grade-all LAB=03 DIR=submissions OUT=results
-                                grade a whole class; goes on where it was stopped
+  make grade-all LAB=03         grade a class, from DIR into OUT; goes on where it was stopped
 
   DIR=path/to/submissions       one folder or archive per student, or what Moodle, Canvas or
                                 Gradescope hand out, also as one archive

@@ -169,9 +169,9 @@ failed() {
         -e 'nodename nor servname' -e 'Connection refused' -e 'Connection reset' -e 'timed out' \
         -e 'Network is unreachable' -e 'ProxyError' -e 'SSLError' "$log" 2>/dev/null; then
         if [ -n "$lacking" ]; then
-            say "The set-up failed: $lacking, and the packages"
-            say "could not be downloaded either. It needs wheels that fit, or the network once; check the"
-            say "connection (and proxy settings) and run make again."
+            say "The set-up failed: $lacking,"
+            say "and the packages could not be downloaded either. It needs wheels that fit, or the network"
+            say "once; check the connection (and proxy settings) and run make again."
         else
             say "The set-up failed: the packages could not be downloaded. It needs the network once;"
             say "check the connection (and proxy settings) and run make again."
