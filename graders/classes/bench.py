@@ -26,9 +26,9 @@ from graders.classes.runner import Class_, Plan
 from graders.harness import mutants, settings, version
 from graders.harness.keeper import Keeper
 
-REFERENCES, STARTERS, WRONG = 10, 10, 20
+SIZE = 40  # submissions: a quarter references, a quarter starters, and half wrong workers
 LIMIT = 600.0  # seconds
-EVERY = 0.5  # seconds between two looks at the memory
+EVERY = 3.0  # seconds between two looks at the memory, which take the processor for a while
 
 
 @dataclass
@@ -37,6 +37,7 @@ class Watched:
 
     seconds: float = 0.0
     processor: dict[str, float] = field(default_factory=dict)
+    busy: float = 0.0  # processor seconds of the whole machine, meanwhile
     memory: int = 0  # bytes, the most at any look
     _began: dict[str, float] = field(default_factory=dict)
 
@@ -48,12 +49,13 @@ class Watched:
 
 
 def main(env: Mapping[str, str]) -> int:
-    """Print the benchmark of one lab (LAB, by default lab03) on so many cores (JOBS)."""
+    """Print the benchmark of one lab (LAB, by default lab03): N submissions, JOBS side by side."""
     lab = settings.lab(env.get("LAB") or "03")
     cores = settings.cores()
     jobs = settings.whole("JOBS", env.get("JOBS", "").strip() or str(cores), 1, 64)
+    size = settings.whole("N", env.get("N", "").strip() or str(SIZE), 4, 1000)
     with _folder() as folder:
-        kinds = _kinds(lab, folder / "kinds")
+        kinds = _kinds(lab, size, folder / "kinds")
         alone = _run(lab, folder / "kinds", folder / "alone", folder / "work1", 1)
         for name, count in kinds.items():
             for number in range(count):
@@ -64,22 +66,25 @@ def main(env: Mapping[str, str]) -> int:
     total = sum(kinds.values())
     print(f"""{lab.name}, {cores} cores: {total} submissions, {jobs} side by side
 
-  alone         {alone.seconds:7.1f} s for {len(kinds)} kinds, one after the other
+  alone         {alone.seconds:7.1f} s for {len(kinds)} kinds, one after the other; \
+{100 * alone.busy / cores / alone.seconds:.0f}% busy
   their time    {own:7.1f} s of the processor for all {total}, by what each takes alone
   floor         {own / cores:7.1f} s, that time spread over the cores
-  the class     {together.seconds:7.1f} s, {total / together.seconds * 60:.1f} submissions a minute
+  the class     {together.seconds:7.1f} s, {total / together.seconds * 60:.1f} submissions a minute; \
+{100 * together.busy / cores / together.seconds:.0f}% busy
   ratio         {own / cores / together.seconds:7.2f}
   memory        {together.memory / 2**20:7.0f} MB at most""")
     return 0
 
 
-def _kinds(lab: settings.Lab, to: Path) -> dict[str, int]:
+def _kinds(lab: settings.Lab, size: int, to: Path) -> dict[str, int]:
     """Submissions of each kind in a folder, and how many of each the class has."""
     shutil.copytree(settings.ROOT / "solutions" / lab.name, to / "reference")
     shutil.copytree(lab.starter, to / "starter")
-    kinds = {"reference": REFERENCES, "starter": STARTERS}
+    wrong = size // 2
+    kinds = {"reference": size // 4, "starter": size - wrong - size // 4}
     every = mutants.mutants(lab)
-    for mutant in every[:: max(1, len(every) // WRONG)][:WRONG]:
+    for mutant in every[:: max(1, len(every) // wrong)][:wrong]:
         mutants.make(lab, mutant, to / mutant.name)
         kinds[mutant.name] = 1
     return kinds
@@ -94,13 +99,14 @@ def _run(lab: settings.Lab, source: Path, out: Path, work: Path, jobs: int) -> W
     over = threading.Event()
     looking = threading.Thread(target=_look, args=(seen, over), daemon=True)
     looking.start()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), _busy()
     try:
         run.run()
     finally:
         over.set()
         looking.join()
     seen.seconds = time.perf_counter() - began
+    seen.busy = _busy() - busy
     if run.trouble:
         raise settings.SettingError(run.trouble)
     return seen
