@@ -49,7 +49,7 @@ class Watched:
 
 
 def main(env: Mapping[str, str]) -> int:
-    """Print the benchmark of one lab (LAB, by default lab03): N submissions, JOBS side by side."""
+    """Print the benchmark of a lab (LAB, by default lab03): N submissions, JOBS side by side."""
     lab = settings.lab(env.get("LAB") or "03")
     cores = settings.cores()
     jobs = settings.whole("JOBS", env.get("JOBS", "").strip() or str(cores), 1, 64)
