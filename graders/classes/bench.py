@@ -70,7 +70,7 @@ def main(env: Mapping[str, str]) -> int:
 {100 * alone.busy / cores / alone.seconds:.0f}% busy
   their time    {own:7.1f} s of the processor for all {total}, by what each takes alone
   floor         {own / cores:7.1f} s, that time spread over the cores
-  the class     {together.seconds:7.1f} s, {total / together.seconds * 60:.1f} submissions a minute; \
+  the class     {together.seconds:7.1f} s, {60 * total / together.seconds:.1f} a minute; \
 {100 * together.busy / cores / together.seconds:.0f}% busy
   ratio         {own / cores / together.seconds:7.2f}
   memory        {together.memory / 2**20:7.0f} MB at most""")

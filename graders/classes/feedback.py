@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graders.harness.report import terminal
@@ -25,5 +26,6 @@ def write(folder: Path, head: Sequence[str], result: LabResult | None) -> Path:
         text.write("\n".join(wrap(paragraph, WIDTH)) + "\n")
     if result is not None:
         text.write("\n")
-        terminal.write(result, text, color=False, width=WIDTH)
+        # The drawings lie beside it, wherever both go.
+        terminal.write(replace(result, folder="."), text, color=False, width=WIDTH)
     return write_text(folder / NAME, text.getvalue())
