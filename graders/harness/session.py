@@ -423,6 +423,9 @@ class GradingSession:
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""
+        said = str(error)
+        if self.options.called:
+            said = said.replace(self.options.submission, self.options.called)
         with self._lock:
             for check in self.checks.values():
                 needs = [self.results[n] for n in check.needs if n in self.results]
@@ -430,7 +433,7 @@ class GradingSession:
                     expected = "The folder can be started as its Procfile says."
                     code = "build-failed" if error.code == "build-failed" else "submission-unusable"
                     self._record(_result(
-                        check, results.FAILED, finding=FindingReport(code, expected, str(error))
+                        check, results.FAILED, finding=FindingReport(code, expected, said)
                     ))  # fmt: skip
                 elif isinstance(error, SubmissionError):
                     self._record(_not_run(check, needs))
