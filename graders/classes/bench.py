@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from graders.classes.layouts import Entry
 from graders.classes.records import Record
 from graders.classes.runner import Class_, Plan
 from graders.harness import mutants, settings, version
-from graders.harness.keeper import Keeper
+from graders.harness.keeper import temporary_folder
 
 SIZE = 40  # submissions: a quarter references, a quarter starters, and half wrong workers
 LIMIT = 600.0  # seconds
@@ -54,7 +53,7 @@ def main(env: Mapping[str, str]) -> int:
     cores = settings.cores()
     jobs = settings.whole("JOBS", env.get("JOBS", "").strip() or str(cores), 1, 64)
     size = settings.whole("N", env.get("N", "").strip() or str(SIZE), 4, 1000)
-    with _folder() as folder:
+    with temporary_folder("wl-bench-") as folder:
         kinds = _kinds(lab, size, folder / "kinds")
         alone = _run(lab, folder / "kinds", folder / "alone", folder / "work1", 1)
         for name, count in kinds.items():
@@ -128,11 +127,3 @@ def _busy() -> float:
     """Seconds that the processors of this machine have worked so far."""
     times = psutil.cpu_times()
     return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    with Keeper.start() as keeper:
-        folder = Path(tempfile.mkdtemp(prefix="wl-bench-"))
-        keeper.tidy(folder)
-        yield folder

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from graders.classes import layouts, pages, records, scores, summary
+from graders.classes.alone import alone_in
 from graders.classes.archives import ArchiveError
 from graders.classes.layouts import Entry
 from graders.classes.progress import ClassProgress, duration
-from graders.classes.runner import Class_, Plan
+from graders.classes.records import Record
+from graders.classes.runner import STUDENTS, Class_, Plan
 from graders.classes.scores import Row
 from graders.harness import settings, version
 from graders.harness.catalog import checks_of
-from graders.harness.keeper import Keeper
+from graders.harness.keeper import temporary_folder
 from graders.harness.report import terminal
 from graders.harness.report.text import wrap
 from graders.harness.results import EXIT_COULD_NOT_GRADE
 from graders.harness.settings import EXIT_STOPPED, SettingError
 
 LIMIT = 600.0  # seconds for one submission, times PATIENCE: a grading takes 10 to 60
-LOCK = ".grading"
 ALL, UNGRADED = "all", "could-not-grade"  # what AGAIN may say besides names
 
 
@@ -38,9 +37,11 @@ def main(env: Mapping[str, str]) -> int:
     0 if all that could be opened is graded, 2 if something could not be, 130 after Ctrl-C.
     """
     asked = _read(env)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    with _alone(asked.out), _work() as work, _stopped_by_signals():
-        return _grade(asked, work)
+    try:
+        with _alone(asked.out), temporary_folder("wl-class-") as work, _stopped_by_signals():
+            return _grade(asked, work)
+    except OSError as error:
+        raise SettingError(f"The results cannot be written: {error.strerror or error}.") from None
 
 
 @dataclass(frozen=True)
@@ -116,40 +117,45 @@ def _grade(asked: Asked, work: Path) -> int:
         sys.stdout, len(entries), plan.jobs, terminal.color_wanted(sys.stdout)
     )
 
-    def ended(record: records.Record, kept: bool) -> None:
-        progress.end(Row.of(record, plan.folder(record.student)), kept)
+    rows: dict[str, Row] = {}
+
+    def ended(record: Record, kept: bool) -> None:
+        row = rows[record.student] = Row.of(record, plan.folder(record.student))
+        progress.end(row, kept)
         if not kept:  # also for whoever looks before the end
-            scores.write(_rows(run, plan), checks, out / scores.NAME)
+            scores.write(_sorted(rows), checks, out / scores.NAME)
 
     run = Class_(plan, entries, on_begin=lambda entry: progress.begin(entry.name), on_end=ended,
                  on_ready=lambda notes: progress.note(" ".join(notes)))
+    stopped = False
     try:
         run.run()
     except KeyboardInterrupt:
-        progress.close()
-        print(f"\nStopped after {len(run.records)} of {len(entries)}. The same command goes on "
-              "from here.", file=sys.stderr)
-        return EXIT_STOPPED
+        stopped = True
     finally:
         progress.close()
-        rows = _rows(run, plan)
-        if rows:
-            scores.write(rows, checks, out / scores.NAME)
+    found = _sorted(rows)
+    if found:
+        scores.write(found, checks, out / scores.NAME)
+    if stopped:
+        print(f"\nStopped after {len(found)} of {len(entries)}. The same command goes on "
+              "from here.", file=sys.stderr)
+        return EXIT_STOPPED
     if run.trouble:
-        print(f"{run.trouble}\n{len(run.records)} of {len(entries)} are graded; the same command "
+        print(f"{run.trouble}\n{len(found)} of {len(entries)} are graded; the same command "
               "goes on from here.", file=sys.stderr)
         return EXIT_COULD_NOT_GRADE
-    summary.write(rows, lab, checks, plan.kit, out / summary.NAME, remarks)
+    summary.write(found, lab, checks, plan.kit, out / summary.NAME, remarks)
     pages.write(
         lab, settings.ROOT / "solutions" / lab.name / "ANSWERS.md",
-        [_answered(row, plan) for row in rows], out / "answers",
+        [_answered(row, plan) for row in found], out / "answers",
     )
-    _closing(rows, plan)
-    return EXIT_COULD_NOT_GRADE if any(row.is_open for row in rows) else 0
+    _closing(found, plan)
+    return EXIT_COULD_NOT_GRADE if any(row.is_open for row in found) else 0
 
 
-def _rows(run: Class_, plan: Plan) -> list[Row]:
-    return scores.rows_of(dict(run.records), plan.out / "students")
+def _sorted(rows: Mapping[str, Row]) -> list[Row]:
+    return [rows[student] for student in sorted(rows)]
 
 
 def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
@@ -161,7 +167,7 @@ def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
     if UNGRADED in wanted:
         wanted.discard(UNGRADED)
         for student in known:
-            folder = asked.out / "students" / student
+            folder = asked.out / STUDENTS / student
             record = records.load(folder)
             if record is not None and Row.of(record, folder).is_open:
                 wanted.add(student)
@@ -199,7 +205,7 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
     for name, what in (
         (summary.NAME, "which checks fail most, and what to talk about"),
         (scores.NAME, "the table"),
-        ("students/", "results and feedback of each"),
+        (f"{STUDENTS}/", "results and feedback of each"),
         ("answers/index.html", "ANSWERS.md, question by question, to be marked"),
     ):
         print(f"  {out / name}".ljust(44) + f"  {what}")
@@ -208,7 +214,7 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
 def _left_over(rows: Sequence[Row], out: Path) -> list[str]:
     here = {row.record.student for row in rows}
     with contextlib.suppress(OSError):
-        return sorted(p.name for p in (out / "students").iterdir() if p.name not in here)
+        return sorted(p.name for p in (out / STUDENTS).iterdir() if p.name not in here)
     return []
 
 
@@ -219,24 +225,9 @@ def _say(text: str) -> None:
 # Around a run
 
 
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Two runs into one folder would write over each other. The lock ends with its holder."""
-    with (out / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SettingError(f"Another run is grading into {out} now.") from None
-        yield
-
-
-@contextlib.contextmanager
-def _work() -> Iterator[Path]:
-    """A folder for what is unpacked, which goes whatever ends this process."""
-    with Keeper.start() as keeper:
-        folder = Path(tempfile.mkdtemp(prefix="wl-class-"))
-        keeper.tidy(folder)
-        yield folder
+def _alone(out: Path) -> contextlib.AbstractContextManager[None]:
+    """Two runs into one folder would write over each other."""
+    return alone_in(out, f"OUT={out}", f"Another run is grading into {out} now.")
 
 
 @contextlib.contextmanager

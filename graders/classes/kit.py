@@ -22,13 +22,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from graders.classes.wheels import FOLDER as WHEELHOUSE
 from graders.harness import settings
-from graders.harness.reset import original_of
+from graders.harness.reset import original_of, write_files
 from graders.harness.settings import SettingError
-from graders.harness.version import STAMP, fingerprint, version
+from graders.harness.version import STAMP, deciding, fingerprint, is_junk, version
 
 NAME = "worker-labs"
-WHEELHOUSE = ".wheelhouse"
 DATE = (1980, 1, 1, 0, 0, 0)  # of each file in the zip, so that the same kit is the same zip
 # A line of a Markdown file that ends with this is for readers of the whole kit. It stands at the
 # end, or in a table's last cell, since a line that begins with it would break a paragraph.
@@ -46,14 +46,6 @@ LEFT_OUT = (
     "graders/harness/mutants.py", "graders/harness/prove.py", "graders/harness/bench.py",
 )  # fmt: skip
 LEFT_OUT_OF_LAB = ("graders/{lab}/mutants.toml", "graders/{lab}/variants")
-
-_JUNK = re.compile(
-    r"__pycache__|.*\.py[co]|\.(pytest|ruff)_cache|\.ipynb_checkpoints|\.venv|\.git|\.worker-labs"
-    r"|\.DS_Store|\._.*|__MACOSX|Thumbs\.db|desktop\.ini|\.idea|\.vscode"
-    r"|.*~|#.*#|\.#.*|.*\.(bak|orig|rej|sw[a-p]|tmp)",
-    re.IGNORECASE,
-)
-_ON, _OFF = ("1", "yes", "true", "on"), ("", "0", "no", "false", "off")
 
 
 @dataclass(frozen=True)
@@ -138,10 +130,8 @@ def _out(named: str, root: Path) -> Path:
 
 def _wheels(asked: str, root: Path) -> Path | None:
     """The folder of fetched packages if they are to go in. Raises SettingError."""
-    if asked.strip().lower() in _OFF:
+    if not settings.switch("WHEELS", asked.strip() or "0"):
         return None
-    if asked.strip().lower() not in _ON:
-        raise SettingError(f"WHEELS={asked} is not known; use WHEELS=1, or leave it out.")
     if not any(_walk(root / WHEELHOUSE)):
         raise SettingError("No packages have been fetched yet; run make wheels first.")
     return root / WHEELHOUSE
@@ -233,7 +223,7 @@ def _for_students(names: Collection[str], known: Collection[str]) -> tuple[str, 
 
     def belongs(name: str) -> bool:
         within = {name, *(each.as_posix() for each in PurePosixPath(name).parents)}
-        return bool(within & taken) and not within & left_out and not is_junk(name)
+        return bool(within & taken) and not within & left_out and not is_junk(PurePosixPath(name))
 
     return tuple(sorted(filter(belongs, names)))
 
@@ -245,11 +235,6 @@ def _labs_of(names: Collection[str]) -> list[str]:
 
 def _of_labs(patterns: Collection[str], labs: Collection[str] | Iterator[str]) -> list[str]:
     return [pattern.format(lab=lab) for lab in labs for pattern in patterns]
-
-
-def is_junk(name: str) -> bool:
-    """Whether an editor, a file manager or a run has left this file, or a folder it is in."""
-    return any(_JUNK.fullmatch(part) for part in PurePosixPath(name).parts)
 
 
 def _walk(top: Path) -> Iterator[Path]:
@@ -275,9 +260,7 @@ def write(files: Collection[str], root: Path, to: Path, told: str) -> int:
         texts |= {f"starter/{lab}/{name}": text for name, text in original.items()}
     for name in files:
         _copy(root / name, to / name)
-    for name, text in texts.items():
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        (to / name).write_text(text, encoding="utf-8", newline="\n")
+    write_files(texts, to)
     for path in _walk(to):
         # As the zip unpacks it, whatever this user's umask is.
         path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
@@ -307,7 +290,7 @@ def _copy_wheels(wheels: Path, to: Path) -> int:
     count = 0
     for path in _walk(wheels):
         inside = path.relative_to(wheels)
-        if not is_junk(inside.as_posix()):
+        if not is_junk(inside):
             _copy(path, to / inside)
             (to / inside).chmod(0o644)
             count += 1
@@ -315,14 +298,11 @@ def _copy_wheels(wheels: Path, to: Path) -> int:
 
 
 def _surplus(root: Path, made: Path) -> Iterator[str]:
-    """Files that lie with those that decide verdicts, and are not in the kit."""
-    tops = (root / "graders" / "harness", *root.glob("graders/lab[0-9]*"),
-            *root.glob("labs/lab[0-9]*/*.toml"), *root.glob("labs/lab[0-9]*/*.sql"))  # fmt: skip
-    for path in (path for top in tops for path in _walk(top)):
-        name = path.relative_to(root).as_posix()
-        proves = name in LEFT_OUT or re.search(r"/mutants\.toml$|/variants/", name)
-        if not (made / name).exists() and not proves and not re.search(r"__pycache__|\.pyc$", name):
-            yield name
+    """Files that decide verdicts, and are not in the kit."""
+    for path in sorted(deciding(root)):
+        name = path.relative_to(root)
+        if not (made / name).exists():
+            yield name.as_posix()
 
 
 def pack(folder: Path, to: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from typing import TextIO
 
 from graders.classes.scores import NOT_GRADED, Row
-from graders.harness.report.progress import Progress
+from graders.harness.report.progress import Progress, bar
 from graders.harness.report.text import Line, clean, cut, emit, pad
 from graders.harness.results import COULD_NOT_GRADE
 
@@ -68,12 +67,6 @@ class ClassProgress(Progress):
         return duration((each * rest + sum(max(0.0, each - r) for r in running)) / self._jobs)
 
 
-def bar(done: int, total: int, width: int = 20) -> str:
-    """So much of it is done."""
-    full = min(width, done * width // max(total, 1))
-    return "[" + "#" * full + "." * (width - full) + "]"
-
-
 def duration(seconds: float) -> str:
     """ "40 s", "12 min", "1 h 5 min"."""
     if seconds < 90:
@@ -93,13 +86,9 @@ def _line(number: int, total: int, row: Row, kept: bool) -> Line:
     points = f"{row.points:>3} of {row.possible:<3}"
     style = "good" if row.points == row.possible else ""
     took = "as before" if kept else f"{60 * row.record.minutes:.0f} s"
-    told = _words(row.findings)
+    told = ", ".join(row.findings)
     if ungraded := row.count(COULD_NOT_GRADE):
         told = f"{ungraded} could not be graded" + (f"; {told}" if told else "")
     line += [(style, points), ("dim", f"  {took:>9}  ")]
     line.append(("", cut(told, room - len(points) - 13)))
     return line
-
-
-def _words(codes: Iterable[str]) -> str:
-    return ", ".join(codes)

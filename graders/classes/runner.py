@@ -7,7 +7,6 @@ ends the run, what was graded stays: the next run takes up the rest (records.py 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -24,6 +23,7 @@ from graders.classes.layouts import Entry
 from graders.classes.records import Record
 from graders.harness import settings
 
+STUDENTS = "students"  # the folder of their folders
 TRIES = 2  # of a submission whose lane ended under it
 
 
@@ -44,7 +44,7 @@ class Plan:
 
     def folder(self, student: str) -> Path:
         """Where the results of a student are."""
-        return self.out / "students" / student
+        return self.out / STUDENTS / student
 
 
 @dataclass
@@ -167,11 +167,14 @@ class Class_:
             records.save(record, to)
             return record, False
         finally:
-            _remove(unpacked)
+            shutil.rmtree(unpacked, ignore_errors=True)
 
     def _graded(self, record: Record, folder: Path, to: Path, slot: _Slot) -> str | None:
         """Grade a folder in this lane: why that could not be done, or ""; None when stopped."""
-        order = Order(str(folder), str(to), tuple(_head(record)), self.plan.limit)
+        # A lane runs in the kit's own folder, wherever this process does.
+        order = Order(
+            str(folder.absolute()), str(to.absolute()), tuple(_head(record)), self.plan.limit
+        )
         said = ""
         for _ in range(TRIES):
             try:
@@ -262,14 +265,3 @@ def _head(record: Record) -> list[str]:
         f"Graded by Worker Labs {record.kit}.",
         *record.remarks,
     ]
-
-
-def _remove(folder: Path) -> None:
-    """Remove what was unpacked, also folders that nobody may write to."""
-    def again(function: Callable[[str], object], path: str, _: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            function(path)
-
-    shutil.rmtree(folder, onerror=again)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graders.classes.marks import guarded
 from graders.classes.records import Record, results_of
 from graders.harness.report.json_report import write_text
 from graders.harness.results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED, VERDICTS
@@ -17,6 +18,7 @@ from graders.harness.results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED
 NAME = "scores.csv"
 UNGRADED = "?"  # in the place of points, where something could not be graded; it is no zero
 
+KEPT = ("name", "verdict", "points", "earned", "reason", "finding")
 GRADED, PARTLY, NOT_GRADED = "graded", "partly graded", "not graded"
 
 
@@ -25,13 +27,15 @@ class Row:
     """What came of one student's submission."""
 
     record: Record
-    checks: tuple[dict[str, Any], ...] = ()  # as in results.json
+    checks: tuple[dict[str, Any], ...] = ()  # as in results.json, of which KEPT
 
     @classmethod
     def of(cls, record: Record, folder: Path) -> Row:
         """The row of a record whose results are in this folder."""
         told = None if record.problem else results_of(folder)
-        return cls(record, tuple(told["checks"]) if told else ())
+        checks = told["checks"] if told else ()
+        # Without the timelines: a large class has thousands of them.
+        return cls(record, tuple({name: check[name] for name in KEPT} for check in checks))
 
     @property
     def state(self) -> str:
@@ -75,11 +79,6 @@ class Row:
         return list(dict.fromkeys(each["code"] for each in found if each))
 
 
-def rows_of(records: Mapping[str, Record], out: Path) -> list[Row]:
-    """The rows of these records, by student, from the results that were written."""
-    return [Row.of(records[student], out / student) for student in sorted(records)]
-
-
 def write(rows: Sequence[Row], checks: Iterable[str], path: Path) -> Path:
     """Write the table. Raises OSError."""
     return write_text(path, table(rows, list(checks)))
@@ -121,6 +120,5 @@ def _cell(check: dict[str, Any] | None) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    text = " ".join(text.split())
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    """A text on one line that no spreadsheet takes for a formula."""
+    return guarded(" ".join(text.split()))

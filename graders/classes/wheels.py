@@ -17,7 +17,6 @@ is renamed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -41,6 +40,7 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from graders.classes.alone import alone_in
 from graders.harness.settings import ROOT, SettingError
 
 FOLDER = ".wheelhouse"
@@ -563,21 +563,9 @@ def main(env: Mapping[str, str], root: Path = ROOT) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make the folder, and hold it for one run; the lock goes with the process."""
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise SettingError(f"{folder.name} cannot be made: {error}.") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise SettingError("Another make wheels is under way in this folder.") from None
-    finally:
-        os.close(lock)
+def _alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the folder for one run."""
+    return alone_in(folder, folder.name, "Another make wheels is under way in this folder.")
 
 
 def _told(house: House, removed: int) -> Iterator[str]:

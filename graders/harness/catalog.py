@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from graders.harness.check import Check, with_needs
 from graders.harness.keeper import Keeper
 from graders.harness.results import LabResult
 from graders.harness.servers import Services
+from graders.harness.servers.base import run_folder
 from graders.harness.session import GradingSession, Options
 
 
@@ -71,9 +70,7 @@ def standing_servers(kinds: Iterable[str], mode: str = "auto") -> Iterator[Servi
     Raises ServerError.
     """
     keeper = Keeper.start()
-    base = "/tmp" if os.access("/tmp", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="wl-", dir=base))
-    folder.chmod(0o711)  # an unprivileged PostgreSQL passes through, nobody looks in
+    folder = run_folder("wl-")
     keeper.tidy(folder)
     try:
         services = servers.start(set(kinds), mode, keeper, folder)

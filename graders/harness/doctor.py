@@ -21,9 +21,10 @@ from graders.harness.catalog import grade_folder, standing_servers
 from graders.harness.hand import servers as hand
 from graders.harness.keeper import Keeper
 from graders.harness.report.text import emit, wrap
-from graders.harness.reset import original_of
+from graders.harness.reset import original_of, write_files
 from graders.harness.results import LabResult
 from graders.harness.servers import Services, containers
+from graders.harness.servers.base import run_folder
 from graders.harness.servers.embedded import psql_path
 from graders.harness.settings import Lab, SettingError
 
@@ -117,9 +118,7 @@ def _try_out(lab: Lab, standing: Services) -> Found:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="wl-setup-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / lab.name
-        for name, text in original_of(lab).items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8", newline="\n")
+        write_files(original_of(lab), folder)
         result = grade_folder(lab, folder, standing=standing)
     return _judged(lab, result, time.monotonic() - began)
 
@@ -217,12 +216,10 @@ def _embedded(works: list[str]) -> Iterator[Found]:
 def _really_start(mode: str, works: list[str]) -> Iterator[Found]:
     """Start both servers as a run would, and stop them."""
     what = "embedded servers" if mode == "embedded" else mode
-    base = "/tmp" if os.access("/tmp", os.W_OK) else None
     began = time.monotonic()
     try:
         with Keeper.start() as keeper:
-            run_dir = Path(tempfile.mkdtemp(prefix="wl-doctor-", dir=base))
-            run_dir.chmod(0o711)
+            run_dir = run_folder("wl-doctor-")
             keeper.tidy(run_dir)
             started = servers.start(set(KINDS), mode, keeper, run_dir)
             took = time.monotonic() - began

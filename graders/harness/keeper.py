@@ -19,8 +19,9 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,15 @@ class Keeper:
                 future.set_exception(self._gone())
         for pid in pids:
             self._ended(pid, (None, None))
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """A new folder that goes whatever ends this process."""
+    with Keeper.start() as keeper:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        keeper.tidy(folder)
+        yield folder
 
 
 class _Exit:

@@ -33,10 +33,7 @@ def main(env: Mapping[str, str]) -> int:
         return 0
     kept = _move_aside(lab.starter)
     try:
-        for name, text in original.items():
-            path = lab.starter / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+        write_files(original, lab.starter)
     except OSError as error:
         where = f" Your work is in {_shown(kept)}." if kept else ""
         raise SettingError(f"The starter cannot be written: {error}.{where}") from None
@@ -59,6 +56,14 @@ def original_of(lab: Lab) -> dict[str, str]:
         return {str(name): str(text) for name, text in kept.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise SettingError(f"The original of starter/{lab.name} is not here: {error}.") from None
+
+
+def write_files(files: Mapping[str, str], to: Path) -> None:
+    """Write files, as original_of tells them, into a folder that is made. Raises OSError."""
+    for name, text in files.items():
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def files_of(folder: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -33,6 +32,7 @@ from graders.harness.process import Caps, Process
 from graders.harness.report import drawings, json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
 from graders.harness.room import Room
+from graders.harness.servers.base import run_folder
 from graders.harness.submission import Submission, SubmissionError, base_env
 
 STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
@@ -165,10 +165,7 @@ class GradingSession:
         """Servers, submission and machine speed, side by side."""
         known = self.start_seconds
         self.keeper = Keeper.start()
-        # A short path: a Unix socket's may have about a hundred characters.
-        base = "/tmp" if os.access("/tmp", os.W_OK) else None
-        self.run_dir = Path(tempfile.mkdtemp(prefix="wl-", dir=base))
-        self.run_dir.chmod(0o711)  # an unprivileged PostgreSQL passes through, nobody looks in
+        self.run_dir = run_folder("wl-")
         self.keeper.tidy(self.run_dir)
         self.loop = LoopThread()
         with ThreadPoolExecutor(3) as pool:
@@ -391,17 +388,21 @@ class GradingSession:
         self._schedule()
 
     def _named(self, shown: Any) -> Any:
-        """Evidence or a row of a timeline, with the copy that was run named as its original.
+        """Evidence or a row of a timeline, with the submission named as its author does."""
+        if isinstance(shown, Evidence):
+            return replace(shown, lines=tuple(map(self._as_called, shown.lines)))
+        return replace(
+            shown, text=self._as_called(shown.text), detail=self._as_called(shown.detail)
+        )
+
+    def _as_called(self, text: str) -> str:
+        """A text with the submission named as its author does.
 
         A traceback names files of the copy, which is gone when the student reads it.
         """
-
-        def original(text: str) -> str:
-            return text.replace(str(self.submission.copy), self.options.name)
-
-        if isinstance(shown, Evidence):
-            return replace(shown, lines=tuple(map(original, shown.lines)))
-        return replace(shown, text=original(shown.text), detail=original(shown.detail))
+        if self.submission is not None:
+            text = text.replace(str(self.submission.copy), self.options.name)
+        return text.replace(self.options.submission, self.options.name)
 
     def _own_trouble(self) -> str:
         """What is wrong with the servers or this machine: asked before a finding is believed."""
@@ -423,9 +424,7 @@ class GradingSession:
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""
-        said = str(error)
-        if self.options.called:
-            said = said.replace(self.options.submission, self.options.called)
+        said = self._as_called(str(error))
         with self._lock:
             for check in self.checks.values():
                 needs = [self.results[n] for n in check.needs if n in self.results]
@@ -455,10 +454,15 @@ class GradingSession:
                 if check.name not in self._scheduled and check.name not in self.results:
                     self._scheduled.add(check.name)
                     self._record(_result(check, results.COULD_NOT_GRADE, reason=because))
+        self._wake()
+        self._on_progress(self)
+
+    def _wake(self) -> None:
+        """Let whoever waits in a check go on: nothing more will come."""
+        with self._lock:
             labs = list(self._labs)
         for lab in labs:
-            lab.history.close()  # wakes whoever waits in a check
-        self._on_progress(self)
+            lab.history.close()
 
     def finish(self) -> LabResult | None:
         """Stop everything that was started, and write the results unless the run was stopped."""
@@ -467,10 +471,7 @@ class GradingSession:
         self._finished = True
         self.stopping = True
         complete = all(name in self.results for name in self.checks)
-        with self._lock:
-            labs = list(self._labs)
-        for lab in labs:
-            lab.history.close()  # wakes whoever waits in a check
+        self._wake()
         for pool in (self._pool, self._explorers):
             pool.shutdown(wait=complete, cancel_futures=True)
         for close in (

@@ -216,7 +216,7 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         api=None if _is_address(text("API")) else _folder("API", text("API")),
         api_url=text("API") if _is_address(text("API")) else None,
         port=whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
-        down=_switch("DOWN", text("DOWN") or "0"),
+        down=switch("DOWN", text("DOWN") or "0"),
     )
 
 
@@ -226,7 +226,7 @@ def _step(value: str | None) -> str | None:
     return value
 
 
-def _switch(name: str, value: str) -> bool:
+def switch(name: str, value: str) -> bool:
     """On or off. Strict: what is switched may throw data away."""
     if value.lower() in ("1", "yes", "true", "on"):
         return True

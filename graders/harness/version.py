@@ -10,25 +10,28 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import graders
 from graders.harness.settings import ROOT
 
 STAMP = Path("graders", "KIT")
 # What has no say in a verdict, and what students do not get.
-_NO_SAY = {"__pycache__", "variants", "hand", "mutants.toml", "mutants.py", "prove.py", "bench.py"}
+_NO_SAY = {"variants", "hand", "mutants.toml", "mutants.py", "prove.py", "bench.py"}
 _OTHER_NAMES = ("*.toml", "*.sql")
-
-
-def version(root: Path = ROOT) -> str:
-    """"0.1.0+1a2b3c4d5e6f", and " (changed)" after it where the kit's stamp says another."""
-    return _told(root)
+_JUNK = re.compile(
+    r"__pycache__|.*\.py[co]|\.(pytest|ruff)_cache|\.ipynb_checkpoints|\.venv|\.git|\.worker-labs"
+    r"|\.DS_Store|\._.*|__MACOSX|Thumbs\.db|desktop\.ini|\.idea|\.vscode"
+    r"|.*~|#.*#|\.#.*|.*\.(bak|orig|rej|sw[a-p]|tmp)",
+    re.IGNORECASE,
+)
 
 
 @functools.cache
-def _told(root: Path) -> str:
+def version(root: Path = ROOT) -> str:
+    """"0.1.0+1a2b3c4d5e6f", and " (changed)" after it where the kit's stamp says another."""
     made = f"{graders.__version__}+{fingerprint(root)}"
     try:
         stamped = (root / STAMP).read_text(encoding="utf-8").strip()
@@ -40,7 +43,7 @@ def _told(root: Path) -> str:
 def fingerprint(root: Path = ROOT) -> str:
     """Twelve hexadecimal digits of a hash over all files that decide a verdict."""
     told = hashlib.sha256()
-    for path in sorted(_deciding(root)):
+    for path in sorted(deciding(root)):
         # As git has it: a checkout on another system may have other ends of lines.
         text = path.read_bytes().replace(b"\r\n", b"\n")
         told.update(f"{path.relative_to(root).as_posix()}\0{len(text)}\0".encode())
@@ -48,17 +51,18 @@ def fingerprint(root: Path = ROOT) -> str:
     return told.hexdigest()[:12]
 
 
-def _deciding(root: Path) -> Iterator[Path]:
+def deciding(root: Path) -> Iterator[Path]:
+    """All files that decide a verdict."""
     for folder in (root / "graders" / "harness", *root.glob("graders/lab[0-9]*")):
         for path in folder.rglob("*"):
-            inside = path.relative_to(root).parts
-            if path.is_file() and not _NO_SAY.intersection(inside) and not _is_junk(path.name):
+            inside = path.relative_to(root)
+            if path.is_file() and not _NO_SAY.intersection(inside.parts) and not is_junk(inside):
                 yield path
     for pattern in _OTHER_NAMES:
         yield from root.glob(f"labs/lab[0-9]*/{pattern}")
     yield root / "graders" / "constraints.txt"
 
 
-def _is_junk(name: str) -> bool:
-    """What file managers, editors and Python leave beside a file."""
-    return name.startswith((".", "#")) or name.endswith((".pyc", "~", ".orig", ".rej", ".bak"))
+def is_junk(path: PurePath) -> bool:
+    """Whether an editor, a file manager or a run has left this file, or a folder it is in."""
+    return any(_JUNK.fullmatch(part) for part in path.parts)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from graders.classes.runner import Class_, Plan
 from graders.classes.scores import Row
 from graders.harness import settings
 from graders.harness.catalog import checks_of
+from graders.harness.servers.base import poll
 from graders.harness.settings import ROOT, SettingError
 
 LAB = settings.lab("03")
@@ -192,9 +192,9 @@ def test_ctrl_c_stops_it_in_order_and_keeps_what_was_done(tmp_path: Path) -> Non
     run = started(source, out, JOBS="1")
     while "1/2  anna" not in (line := run.stdout.readline()):
         assert line, run.stderr.read()
-    while not (out / "students" / "bert" / "ANSWERS.md").exists():  # now bert is begun
-        assert run.poll() is None
-        time.sleep(0.02)
+    begun = out / "students" / "bert" / "ANSWERS.md"
+    assert poll(lambda: begun.exists() or run.poll() is not None, BOUND)
+    assert run.poll() is None
     family = below(run.pid)
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=BOUND)

@@ -452,7 +452,7 @@ def test_a_second_run_replaces_both(project: Path) -> None:
     (first,) = (project / "dist").glob("*.zip")
     put(made(project), "reports/lab03/results.json")
     (project / "graders" / "lab03" / "test_3a.py").write_text("x = 1\n")
-    versions._told.cache_clear()  # as in a new process
+    versions.version.cache_clear()  # as in a new process
     assert kits.main({"OUT": "dist"}) == 0
     assert set(tree(made(project))) == IN_KIT
     (second,) = (project / "dist").glob("*.zip")

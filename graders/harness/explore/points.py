@@ -158,7 +158,6 @@ def recordings(
         raise problems[0]
 
 
-
 # What has become of tasks ------------------------------------------------------------------------
 
 

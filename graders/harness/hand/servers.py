@@ -13,7 +13,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from psycopg import sql
 from graders.harness import servers, settings
 from graders.harness.hand.detached import Detached, Running
 from graders.harness.keeper import Keeper
-from graders.harness.servers.base import Server, connect
+from graders.harness.servers.base import Server, connect, run_folder
 from graders.harness.settings import Lab, SettingError
 
 STATE = "servers.json"
@@ -196,9 +195,7 @@ def _not_up(lab: Lab) -> SettingError:
 
 def _start(state: Up, kind: str, mode: str) -> None:
     spawner = Detached()
-    base = "/tmp" if os.access("/tmp", os.W_OK) else None  # a short path, for Unix sockets
-    run_dir = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}up-", dir=base))
-    run_dir.chmod(0o711)  # an unprivileged PostgreSQL passes through, nobody looks in
+    run_dir = run_folder(f"{FOLDER_PREFIX}up-")
     spawner.tidy(run_dir)
     try:
         started = servers.start({kind}, mode, spawner, run_dir)

@@ -40,7 +40,7 @@ class Progress:
             return
         names = ", ".join(clean(name) for name in current_names)
         if self.total > 0:
-            line = f"{_bar(done, self.total)} {done} of {self.total} checks done"
+            line = f"{bar(done, self.total)} {done} of {self.total} checks done"
         else:
             line = f"{done} check{'' if done == 1 else 's'} done"
         if failed:
@@ -90,6 +90,7 @@ class Progress:
         self._shown = line
 
 
-def _bar(done: int, total: int, width: int = 20) -> str:
-    full = min(width, done * width // total)
+def bar(done: int, total: int, width: int = 20) -> str:
+    """So much of it is done."""
+    full = min(width, done * width // max(total, 1))
     return "[" + "#" * full + "." * (width - full) + "]"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -165,6 +166,17 @@ def postgres_version(connection: psycopg.Connection[Any]) -> str:
     """"PostgreSQL 18.6"; what a distribution adds in brackets is left out."""
     row = connection.execute("SHOW server_version").fetchone()
     return f"PostgreSQL {row[0].split()[0]}" if row else "PostgreSQL"
+
+
+def run_folder(prefix: str) -> Path:
+    """A new folder for servers. Its path is short: a Unix socket's may have about 100 characters.
+
+    An unprivileged PostgreSQL passes through it, and nobody looks in.
+    """
+    base = "/tmp" if os.access("/tmp", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=base))
+    folder.chmod(0o711)
+    return folder
 
 
 def poll(ready: Callable[[], Any], bound: float, every: float = 0.01) -> Any:
