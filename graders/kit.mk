@@ -14,7 +14,7 @@ For instructors (see INSTRUCTORS.md):
   DIR=path/to/submissions       one folder or archive per student, or what Moodle, Canvas or
                                 Gradescope hand out, also as one archive
   OUT=path/to/folder            where it is written
-  JOBS=2                        so many submissions side by side; by default one per core
+  JOBS=2                        so many submissions side by side; by default three for two cores
   LIMIT=600                     seconds for one submission, times PATIENCE
   AGAIN=name                    grade these again, by name; or all, or could-not-grade
   WHEELS=1                      put the fetched packages into the student kit

@@ -21,7 +21,7 @@ import psutil
 from graders.classes import layouts
 from graders.classes.layouts import Entry
 from graders.classes.records import Record
-from graders.classes.runner import Class_, Plan
+from graders.classes.runner import Class_, Plan, lanes
 from graders.harness import mutants, settings, version
 from graders.harness.keeper import temporary_folder
 
@@ -51,7 +51,7 @@ def main(env: Mapping[str, str]) -> int:
     """Print the benchmark of a lab (LAB, by default lab03): N submissions, JOBS side by side."""
     lab = settings.lab(env.get("LAB") or "03")
     cores = settings.cores()
-    jobs = settings.whole("JOBS", env.get("JOBS", "").strip() or str(cores), 1, 64)
+    jobs = settings.whole("JOBS", env.get("JOBS", "").strip() or str(lanes()), 1, 64)
     size = settings.whole("N", env.get("N", "").strip() or str(SIZE), 4, 1000)
     with temporary_folder("wl-bench-") as folder:
         kinds = _kinds(lab, size, folder / "kinds")

@@ -17,7 +17,7 @@ from graders.classes.archives import ArchiveError
 from graders.classes.layouts import Entry
 from graders.classes.progress import ClassProgress, duration
 from graders.classes.records import Record
-from graders.classes.runner import STUDENTS, Class_, Plan
+from graders.classes.runner import STUDENTS, Class_, Plan, lanes
 from graders.classes.scores import Row
 from graders.harness import settings, version
 from graders.harness.catalog import checks_of
@@ -74,7 +74,7 @@ def _read(env: Mapping[str, str]) -> Asked:
     if source.is_dir() and inside.is_relative_to(source.resolve()):
         raise SettingError(f"OUT={out} lies inside DIR={source}, where the submissions are; name a "
                            "folder elsewhere.")
-    jobs = settings.cores()
+    jobs = lanes()
     if env.get("JOBS", "").strip():
         jobs = settings.whole("JOBS", env["JOBS"].strip(), 1, 64)
     if chosen.services == "external" and "redis" in lab.services:
@@ -125,8 +125,10 @@ def _grade(asked: Asked, work: Path) -> int:
         if not kept:  # also for whoever looks before the end
             scores.write(_sorted(rows), checks, out / scores.NAME)
 
-    run = Class_(plan, entries, on_begin=lambda entry: progress.begin(entry.name), on_end=ended,
-                 on_ready=lambda notes: progress.note(" ".join(notes)))
+    run = Class_(
+        plan, entries, on_begin=lambda entry: progress.begin(entry.student, entry.name),
+        on_end=ended, on_ready=lambda notes: progress.note(" ".join(notes)),
+    )
     stopped = False
     try:
         run.run()

@@ -35,11 +35,11 @@ class Trouble(Exception):
 class Lane:
     """A running lane. `grade` is called by one thread; `stop` may be called by any."""
 
-    def __init__(self, lab: Lab, services: str, share: int, log: Path, patience: float) -> None:
+    def __init__(self, lab: Lab, services: str, share: float, log: Path, patience: float) -> None:
         """Start its process, which may keep `share` cores busy. `start` waits for its servers."""
         self._lab, self._services, self._log, self._patience = lab, services, log, patience
         env = {k: v for k, v in os.environ.items() if k not in NOT_FOR_LANES}
-        env |= {"WORKER_LABS_CORES": str(share), "PATIENCE": str(patience)}
+        env |= {"WORKER_LABS_CORES": f"{share:.2f}", "PATIENCE": str(patience)}
         with log.open("wb") as errors:
             # A session of its own: Ctrl-C is for the command, which then ends its lanes in order.
             self._process = subprocess.Popen(

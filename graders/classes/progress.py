@@ -23,18 +23,18 @@ class ClassProgress(Progress):
     def __init__(self, out: TextIO, total: int, jobs: int, color: bool) -> None:
         super().__init__(out, total, color=color)
         self._jobs = max(1, jobs)
-        self._begun: dict[str, float] = {}
+        self._begun: dict[str, tuple[str, float]] = {}  # of a student: the name, and since when
         self._done = 0
         self._taken: list[float] = []  # seconds of each that was graded in this run
 
-    def begin(self, name: str) -> None:
-        """This one is being graded now."""
-        self._begun[name] = time.monotonic()
+    def begin(self, student: str, name: str) -> None:
+        """This one is being graded now; two students may have the same name."""
+        self._begun[student] = name, time.monotonic()
         self._bar()
 
     def end(self, row: Row, kept: bool) -> None:
         """This one is done; `kept` if an earlier run had graded it."""
-        began = self._begun.pop(row.record.name, time.monotonic())
+        _, began = self._begun.pop(row.record.student, ("", time.monotonic()))
         self._done += 1
         if not kept:
             self._taken.append(time.monotonic() - began)
@@ -50,7 +50,7 @@ class ClassProgress(Progress):
         if left := self._left():
             line += f", about {left} left"
         if self._begun:
-            line += f"  now: {', '.join(clean(name) for name in self._begun)}"
+            line += f"  now: {', '.join(clean(name) for name, _ in self._begun.values())}"
         self._rewrite(cut(line, WIDTH - 1))
 
     def _left(self) -> str:
@@ -61,7 +61,7 @@ class ClassProgress(Progress):
         """
         if len(self._taken) < 2 * self._jobs:
             return ""
-        running = [time.monotonic() - began for began in self._begun.values()]
+        running = [time.monotonic() - began for _, began in self._begun.values()]
         each = (sum(self._taken) + sum(running)) / (len(self._taken) + len(running))
         rest = self.total - self._done - len(running)
         return duration((each * rest + sum(max(0.0, each - r) for r in running)) / self._jobs)

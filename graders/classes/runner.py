@@ -7,6 +7,7 @@ ends the run, what was graded stays: the next run takes up the rest (records.py 
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 import time
@@ -23,8 +24,14 @@ from graders.classes.layouts import Entry
 from graders.classes.records import Record
 from graders.harness import settings
 
+LANES_PER_CORE = 1.5  # what one waits for, the processor does others meanwhile
 STUDENTS = "students"  # the folder of their folders
 TRIES = 2  # of a submission whose lane ended under it
+
+
+def lanes() -> int:
+    """How many submissions are graded side by side, where nobody says."""
+    return math.ceil(LANES_PER_CORE * settings.cores())
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ class _Slot:
             plan = self.run.plan
             self._count += 1
             log = plan.work / f"lane-{self.number}-{self._count}.log"
-            share = max(1, settings.cores() // max(1, min(plan.jobs, settings.cores())))
+            share = settings.cores() / min(plan.jobs, len(self.run.entries))
             lane = Lane(plan.lab, plan.services, share, log, plan.patience)
             self._lane = lane
             self.run._started(lane)

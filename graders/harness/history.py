@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from graders.harness import places
+
 # What an event can be. The text after each is what its `data` holds.
 TASK_ADDED = "task-added"  # task: id, label: how findings call it ("T1")
 STARTED = "started"  # pid, command
@@ -116,3 +118,4 @@ class History:
                 began = time.monotonic()
                 self._changed.wait(turn)
                 left -= min(time.monotonic() - began, turn)
+                places.waited(timeout - left)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from graders.harness import history as h
+from graders.harness import places
 from graders.harness.api import Api
 from graders.harness.check import Finding
 from graders.harness.program import Program
@@ -205,6 +206,7 @@ class Room:
             turn = min(left, TURN)
             self.history.wait(lambda e: e.kind in news, turn, since)
             left -= min(self.history.now() - began, turn)  # as History.wait_until counts
+            places.waited(self.budgets.work - left)
 
     def close(self) -> None:
         """End every process, connection and listener of this check."""

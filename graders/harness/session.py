@@ -28,6 +28,7 @@ from graders.harness.jobs import JobsLab, Keyspaces
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.lab import Lab
 from graders.harness.loop import LoopThread
+from graders.harness.places import Bound, Places
 from graders.harness.process import Caps, Process
 from graders.harness.report import drawings, json_report, timeline
 from graders.harness.results import CheckResult, Evidence, FindingReport, LabResult
@@ -35,6 +36,9 @@ from graders.harness.room import Room
 from graders.harness.servers.base import run_folder
 from graders.harness.submission import Submission, SubmissionError, base_env
 
+# A check mostly waits for its worker: more of them than cores keeps the cores busy.
+CHECKS_PER_CORE = (2, 6)  # side by side: at any time, and while the processor is idle
+TRIALS = 5  # per core under way at a time, at most, and as many again for the whole machine
 STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
 SPARE_CONNECTIONS = 40  # for the checks beside them
 _runs = itertools.count(1)
@@ -48,7 +52,7 @@ class Options:
     submission: str
     services: str
     patience: float
-    at_once: int
+    at_once: int  # checks side by side; 0: as many as keep the cores busy
     seed: int
     partial: bool
     step: str = ""  # one moment of an exploration: "7b"
@@ -74,8 +78,7 @@ class Options:
             submission=str(chosen.submission),
             services=chosen.services,
             patience=chosen.patience,
-            # A check mostly waits for its worker: more of them than cores keeps the cores busy.
-            at_once=at_once or int(os.environ.get("CHECKS_AT_ONCE", 0)) or 2 * settings.cores(),
+            at_once=at_once or 0,
             seed=int(os.environ.get("SEED", "0") or 0),
             partial=bool(chosen.checks),
             step=chosen.step or "",
@@ -125,14 +128,17 @@ class GradingSession:
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
         self._labs: set[Room] = set()
-        self._pool = ThreadPoolExecutor(options.at_once, thread_name_prefix="check")
+        least, most = (options.at_once or settings.per_core(n) for n in CHECKS_PER_CORE)
+        self._places = Places(least, Bound(most))
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="check")
         # Explorations mostly wait for trials, which run in threads of their own.
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
         self._finished = False
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
-        self.stages = threading.Semaphore(1)  # how many trials may be under way; set in prepare
+        self.trials = Bound(TRIALS + settings.per_core(TRIALS))  # under way at a time
+        self.stages = threading.Semaphore(self.trials.most)  # as the server's connections allow
         # What is started in prepare
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
@@ -191,7 +197,6 @@ class GradingSession:
         )
         self.servers_seconds = time.monotonic() - began
         self.notes.extend(self.services.notes)
-        most = 8 * settings.cores() + 8
         if self.services.redis is not None:
             self.keyspaces = Keyspaces(self.services.redis)
         if self.services.postgres is not None:
@@ -202,8 +207,8 @@ class GradingSession:
             )
             # Each needs some connections: two of ours, and those of its workers.
             room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
-            most = max(4, min(room, most))
-        self.stages = threading.Semaphore(most)
+            self.trials = Bound(max(4, min(room, self.trials.most)))
+        self.stages = threading.Semaphore(self.trials.most)
 
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)
@@ -334,7 +339,10 @@ class GradingSession:
                     else:
                         todo.append(check)
         for check in sorted(todo, key=lambda check: -check.workers):
-            (self._explorers if check.explores else self._pool).submit(self._run, check)
+            if check.explores:
+                self._explorers.submit(self._run, check)
+            else:
+                self._pool.submit(self._run_placed, check)
         self._on_progress(self)
 
     def _record(self, result: CheckResult) -> None:
@@ -342,6 +350,10 @@ class GradingSession:
         self.results[result.name] = result
         self.running.pop(result.name, None)
         self._done.notify_all()
+
+    def _run_placed(self, check: Check) -> None:
+        with self._places.place():
+            self._run(check)
 
     def _run(self, check: Check) -> None:
         began = time.monotonic()

@@ -35,12 +35,21 @@ def state_dir() -> Path:
 
 
 def cores() -> int:
-    """How many cores a run may keep busy: those of this machine, or its share of them.
+    """How many cores this machine has."""
+    return os.cpu_count() or 2
 
-    WORKER_LABS_CORES says that share where several submissions are graded side by side.
+
+def per_core(count: float) -> int:
+    """So many for each core that this run may keep busy, and at least one.
+
+    Those are the cores of this machine, or the share of them that WORKER_LABS_CORES says (0.5)
+    where several submissions are graded side by side.
     """
-    share = os.environ.get("WORKER_LABS_CORES", "")
-    return max(1, int(share) if share.isdigit() else os.cpu_count() or 2)
+    try:
+        share = float(os.environ.get("WORKER_LABS_CORES", ""))
+    except ValueError:
+        share = 0.0
+    return max(1, round(count * (share if 0 < share <= 1000 else cores())))
 
 
 # Labs

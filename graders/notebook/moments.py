@@ -24,7 +24,7 @@ from graders.harness.explore.stage import (
 )
 from graders.harness.results import HELD
 from graders.harness.session import GradingSession
-from graders.harness.settings import cores
+from graders.harness.settings import per_core
 from graders.harness.steps import Step
 from graders.notebook.problem import Problem
 from graders.notebook.tables import Table
@@ -197,7 +197,7 @@ def pause_at_each_step(session: GradingSession) -> Table:
             stage.close()
 
     numbered = list(enumerate(_told_once(recorded.moments), 1))
-    with ThreadPoolExecutor(AT_ONCE * cores()) as pool:
+    with ThreadPoolExecutor(per_core(AT_ONCE)) as pool:
         rows = [row for row in pool.map(look, numbered) if row is not None]
     heads = ("step", "the worker stands …", "what others see of the task", "could they take it?")
     return Table(heads, tuple(rows))

@@ -12,6 +12,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -489,7 +490,7 @@ def test_progress_is_a_line_for_each_and_a_bar_on_a_terminal(
     for out in (io.StringIO(), Terminal()):
         progress = ClassProgress(out, 4, 1, False)
         for row in some_rows():
-            progress.begin(row.record.name)
+            progress.begin(row.record.student, row.record.name)
             progress.end(row, row.record.name == "bert")
         progress.close()
         lines = [line.split("\r")[-1].replace("\x1b[K", "") for line in
@@ -501,6 +502,21 @@ def test_progress_is_a_line_for_each_and_a_bar_on_a_terminal(
         assert "not graded: dora.zip is damaged." in lines[3]
         assert ("[" in out.getvalue()) == out.isatty()
         assert ("left" in out.getvalue()) == out.isatty()
+
+
+def test_two_of_one_name_are_two_in_the_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    progress = ClassProgress(out, 2, 2, False)
+    rows = [Row(replace(record(student, problem="It is empty."), name="Ann Lee"))
+            for student in ("ann-lee", "ann-lee-2")]
+    for row in rows:
+        progress.begin(row.record.student, row.record.name)
+    progress.end(rows[1], False)
+    progress.close()
+    lines = [line.replace("\x1b[K", "") for line in out.getvalue().split("\r")]
+    assert any(line.endswith("now: Ann Lee, Ann Lee") for line in lines)
+    assert any("1 of 2" in line and line.endswith("now: Ann Lee") for line in lines)
 
 
 def test_durations_and_bars() -> None:

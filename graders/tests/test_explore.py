@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
 from graders.harness.explore import points, words
 from graders.harness.explore.record import Moment, Recorder
@@ -18,6 +19,8 @@ from graders.harness.explore.stage import (
     Execution,
     Item,
 )
+from graders.harness.places import Bound
+from graders.harness.report import timeline
 from graders.harness.results import FAILED, HELD, NOT_EXPLORED, PASSED
 from graders.lab03.moments import SETTING
 from graders.tests.exploring import CHECKS, explored, hungry, prepared, worker
@@ -202,6 +205,7 @@ def test_a_step_that_does_not_always_come_is_listed_and_harms_nothing(tmp_path):
 
 class _Session:
     stopping = False
+    trials = Bound(2)
 
 
 def test_a_trial_that_was_felt_is_run_once_more_and_then_could_not_grade():
@@ -230,6 +234,19 @@ def test_a_trial_that_was_felt_once_counts_when_it_goes_well():
     points.run(_Session(), [point], 1)
     assert (point.verdict, len(runs)) == (HELD, 2)
     assert points.judge(points.Explored("crash point", [point]), "It works.") is None
+
+
+def test_the_timeline_names_what_broke():
+    history = h.History()
+    history.add(h.NOTE, "grader", "Killed worker-1.")
+    history.add(h.NOTE, "grader", "this broke", broke=True, event=None)
+    seen = points.Seen(tuple(history.events()), ("Killed worker-1.",), ())
+    point = points.Point("1", "killed it", "one pending task", lambda: None)
+    point.outcome = points.Broken("task-lost", "T1 is lost", seen)
+    finding, shown = points.judge(points.Explored("crash point", [point]), "It works.")
+    assert finding.code == "task-lost"
+    assert [row.text for row in timeline.rows(shown.events)] == [
+        "Killed worker-1.", "found: task-lost"]
 
 
 def test_a_moment_that_is_not_reached_is_listed_and_no_moments_is_no_pass():

@@ -33,7 +33,7 @@ from graders.harness.explore.stage import TURN, said
 from graders.harness.program import Program, how_it_ended
 from graders.harness.results import Evidence
 from graders.harness.room import Room
-from graders.harness.settings import cores
+from graders.harness.settings import per_core
 from graders.harness.steps import Hold, Step
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 CRASH, SHUTDOWN, DISCONNECT, INTERLEAVING = "crash", "shutdown", "disconnect", "interleaving"
 NOUNS = {CRASH: "crash point", SHUTDOWN: "shutdown", DISCONNECT: "disconnect",
          INTERLEAVING: "interleaving"}
-AT_ONCE = 2  # trials per core: each starts a program
+AT_ONCE = 2  # trials per core; more while these only wait
 
 _numbers = itertools.count(1)
 
@@ -143,7 +143,7 @@ def explored(lab: Room, kind: str, act: Act) -> Explored:
                 f"{number}{letter}", trial.where, act.words, lambda t=trial: t.run(session)
             ))  # fmt: skip
     found.points = [p for p in found.points if step in ("", p.label)]
-    run(session, found.points, AT_ONCE * cores())
+    run(session, found.points, per_core(AT_ONCE))
     return found
 
 

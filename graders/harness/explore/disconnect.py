@@ -35,7 +35,7 @@ from graders.harness.explore.stage import (
     Setting,
     Stage,
 )
-from graders.harness.settings import cores
+from graders.harness.settings import per_core
 
 if TYPE_CHECKING:
     from graders.harness.session import GradingSession
@@ -44,7 +44,7 @@ EXPECTED = (
     "Whenever its connections are cut, the worker connects again and finishes the task and the "
     "next one, or ends with a status that is not 0 and its successor does."
 )
-AT_ONCE = 5  # points per core: most of their time is a worker's own pause before it reconnects
+AT_ONCE = 2  # points per core; more while these only wait
 REFUSED = 0.25  # seconds for which new connections are refused, where they are
 
 BEFORE, AFTER = "before", "after"
@@ -71,7 +71,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                     lambda t=trial: t.run(session),
                 ))  # fmt: skip
     explored.points = [p for p in explored.points if only in ("", p.label)]
-    run(session, explored.points, AT_ONCE * cores())
+    run(session, explored.points, per_core(AT_ONCE))
     return explored
 
 

@@ -40,6 +40,8 @@ from graders.harness.explore.stage import (
     Setting,
     Stage,
 )
+from graders.harness.places import Places
+from graders.harness.settings import per_core
 from graders.harness.steps import Hold
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ EXPECTED = (
     "Whatever moment of one worker another one meets, each task is executed once, and nobody waits "
     "for another's lock while a task is free."
 )
+AT_ONCE = 2  # runs per core, of two workers each; more while these only wait
 POLL = SHORT / 2  # seconds
 POLLS = 2  # that end before a worker is believed to find nothing
 
@@ -62,6 +65,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
     recorder = Recorder.of(session, setting)
     explored = Explored("interleaving")
     habits = recorder.habits()
+    places = Places(per_core(AT_ONCE), session.trials)
     lanes: list[Lane] = []
     number = 0
     known: set[tuple] = set()
@@ -72,13 +76,13 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
         number += len(moments)
         numbered = dict(zip(numbers, moments, strict=True))
         for second, part in itertools.product((COLD, WARM), _parts(numbered)):
-            lanes.append(Lane(session, setting, scenario, habits, second, part, only))
+            lanes.append(Lane(session, setting, scenario, habits, second, part, only, places))
     same_row = None
     if setting.waits_for is not None:
         inside = _inside_transaction(recorder, habits)
         numbers = range(number + 1, number + len(inside) + 1)
         lanes.append(Lane(session, setting, setting.waits_for, habits, WARM,
-                          dict(zip(numbers, inside, strict=True)), only))
+                          dict(zip(numbers, inside, strict=True)), only, places))
         same_row = SameRow(session, setting, habits, str(number + len(inside) + 1))
     with ThreadPoolExecutor(len(lanes) + 1, thread_name_prefix="lane") as pool:
         runs = [pool.submit(lane.run) for lane in lanes]
@@ -140,6 +144,7 @@ class Lane:
     second: str
     moments: dict[int, Moment]
     only: str
+    places: Places  # one for each run
 
     def __post_init__(self) -> None:
         self.points: list[Point] = []
@@ -188,7 +193,8 @@ class Lane:
                 # Where a run was felt, those before its last moment count all the same.
                 points.extend(self._point(number, mode) for number in walk.done[: walk.passed])
 
-        outcome, skipped, fault = attempt(self.session, trial)
+        with self.places.place():
+            outcome, skipped, fault = attempt(self.session, trial)
         if skipped:
             point = self._point(numbers[min(len(points), len(numbers) - 1)], mode)
             point.skipped, point.fault = skipped, fault

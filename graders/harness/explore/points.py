@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from graders.harness import history as h
@@ -28,6 +28,7 @@ from graders.harness.explore.stage import (
     Scenario,
     Stage,
 )
+from graders.harness.places import Places
 from graders.harness.results import HELD, NOT_EXPLORED, Coverage, Evidence, MomentResult
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ class Seen:
     events: tuple[h.Event, ...]
     told: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+
+    def called(self, code: str) -> Seen:
+        """The same, with the finding named where its timeline says that it broke."""
+        events = tuple(replace(event, data={**event.data, "code": code})
+                       if event.data.get("broke") else event for event in self.events)
+        return replace(self, events=events)
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,17 @@ class Explored:
 
 
 def run(session: GradingSession, points: Sequence[Point], at_once: int) -> None:
-    """Carry out all trials, so many side by side; each gets its outcome."""
+    """Carry out all trials, so many side by side and more of them while they only wait.
+
+    Each gets its outcome.
+    """
+    places = Places(at_once, session.trials)
 
     def one(point: Point) -> None:
-        point.outcome, point.skipped, point.fault = attempt(session, point.trial)
+        with places.place():
+            point.outcome, point.skipped, point.fault = attempt(session, point.trial)
 
-    with ThreadPoolExecutor(at_once, thread_name_prefix="moment") as pool:
+    with ThreadPoolExecutor(session.trials.most, thread_name_prefix="moment") as pool:
         for future in [pool.submit(one, point) for point in points]:
             future.result()
 
@@ -283,7 +295,7 @@ def _finding(
     alike = [p for p in broken if p.outcome.code == first.outcome.code]
     total = len(explored.tried)
     told = f"With {first.scenario}, {first.where}: {first.outcome.what}"
-    seen = first.outcome.seen
+    seen = first.outcome.seen and first.outcome.seen.called(first.outcome.code)
     many = ""
     if len(alike) > 1:
         many = f" It broke alike at {len(alike)} of {total} {explored.noun}s."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from graders.harness import history as h
+from graders.harness import places
 from graders.harness.explore import replay
 from graders.harness.process import Exit, Process
 from graders.harness.results import Evidence
@@ -459,6 +460,7 @@ class Stage:
             if self.hastens:
                 self.hasten()
             left -= min(self.history.now() - began, turn)
+            places.waited(budget - left)
 
     def reach(self, player: Player, hold: Hold) -> Step | None:
         """Wait until the step of this hold is reached; None if it was not on the player's way."""
