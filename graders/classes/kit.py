@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from graders.classes.wheels import FOLDER as WHEELHOUSE
@@ -58,7 +58,10 @@ class Source:
 
 
 def main(env: Mapping[str, str]) -> int:
-    """Write the kit into OUT, and say where it is. WHEELS=1 puts the fetched packages in."""
+    """Write the kit into OUT, and say where it is. WHEELS=1 puts the fetched packages in.
+
+    NOTEBOOKS=no leaves the walkthroughs out, for those who give them out after a deadline.
+    """
     try:
         return _main(env)
     except OSError as error:
@@ -71,6 +74,9 @@ def _main(env: Mapping[str, str]) -> int:
     out = _out(env.get("OUT", ""), root)
     wheels = _wheels(env.get("WHEELS", ""), root)
     source = project_files(root)
+    if not settings.switch("NOTEBOOKS", env.get("NOTEBOOKS", "").strip() or "1"):
+        kept = tuple(name for name in source.files if not name.startswith("notebooks/"))
+        source = replace(source, files=kept)
     told = version(root)
     folder, packed = out / NAME, out / zip_name(told)
     _check_replaceable(folder, packed)

@@ -241,7 +241,7 @@ def switch(name: str, value: str) -> bool:
         return True
     if value.lower() in ("0", "no", "false", "off"):
         return False
-    raise SettingError(f"{name}={value} is not known; use {name}=1, or leave it out.")
+    raise SettingError(f"{name}={value} is not known; use {name}=1 or {name}=0.")
 
 
 def _is_address(value: str | None) -> bool:

@@ -1183,7 +1183,7 @@ def test_the_status_of_migrations_is_handed_on(
     assert capfd.readouterr().out == "migrate ended by SIGKILL\n"
     monkeypatch.setenv("DOWN", "up")
     assert cli.main(["migrate"]) == 2
-    assert capfd.readouterr().err == "DOWN=up is not known; use DOWN=1, or leave it out.\n"
+    assert capfd.readouterr().err == "DOWN=up is not known; use DOWN=1 or DOWN=0.\n"
 
 
 def test_ctrl_c_ends_migrations(owned: str, kit: Path, programs: Path) -> None:

@@ -554,6 +554,18 @@ def test_the_fetched_packages_go_in_when_asked_for(
     assert "the zip has the packages, a repository has not" in capsys.readouterr().out
 
 
+def test_the_notebooks_are_left_out_where_they_are_not_wanted(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(project, "notebooks/lab03.ipynb", "notebooks/README.md")
+    assert kits.main({}) == 0
+    whole = set(tree(made(project)))
+    assert kits.main({"NOTEBOOKS": "no"}) == 0
+    assert whole - set(tree(made(project))) == {"notebooks/lab03.ipynb", "notebooks/README.md"}
+    with pytest.raises(SettingError, match="NOTEBOOKS=perhaps is not known"):
+        kits.main({"NOTEBOOKS": "perhaps"})
+
+
 # Used
 
 
