@@ -116,8 +116,11 @@ def _first_failed(lab: Lab) -> str:
     for check in result["checks"]:
         if check.get("verdict") == "failed":
             return str(check.get("name"))
+    # Whose result it is: it may have been the reference, and not the student's own work.
+    whose = f" {result['submission']}" if result.get("submission") else ""
     raise SettingError(
-        f"No check of {lab.name} failed when you last graded. Name one for its hints: CHECK=name."
+        f"No check of {lab.name} failed when you last graded{whose}. Name one for its hints: "
+        "CHECK=name."
     )
 
 

@@ -112,7 +112,12 @@ def test_without_a_check_it_is_the_first_that_failed(
     hints.main({"LAB": "3"})
     assert "for second_check" in capsys.readouterr().out
     graded(kit, "passed", "passed")
-    with pytest.raises(SettingError, match="No check of lab03 failed"):
+    with pytest.raises(SettingError, match="No check of lab03 failed when you last graded\\."):
+        hints.main({"LAB": "3"})
+    path = kit / "reports" / "lab03" / "results.json"
+    told = json.loads(path.read_text()) | {"submission": "solutions/lab03"}
+    path.write_text(json.dumps(told))
+    with pytest.raises(SettingError, match="when you last graded solutions/lab03\\. Name one"):
         hints.main({"LAB": "3"})
 
 
