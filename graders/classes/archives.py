@@ -18,6 +18,7 @@ import errno
 import functools
 import gzip
 import io
+import itertools
 import lzma
 import os
 import re
@@ -40,6 +41,7 @@ MAX_NAME = 255  # bytes of one name, in UTF-8: what Linux and macOS take
 MAX_PATH = 700  # bytes of a whole path: macOS takes 1024, of which the folder above needs some
 MAX_DEPTH = 64  # folders in folders
 MAX_HEADER = 64 * 1024  # bytes of a tar's extended header, which is read into memory at once
+MAX_GLOBAL = 100  # what a tar may say about all of its members
 XZ_MEMORY = 256 * 1024 * 1024  # bytes that an xz file may ask for; `xz -9` needs 65 MB
 MAX_REMARKS = 20
 # A tar is read through to its end, also past what is left out: so much more than is kept.
@@ -453,6 +455,9 @@ class _Header(tarfile.TarInfo):
         )  # fmt: skip
         if self.type in extended and self.size > MAX_HEADER:
             raise ValueError
+        # Each member gets a copy of all that was said for every member.
+        if len(archive.pax_headers) > MAX_GLOBAL:
+            raise ValueError
         return super()._proc_member(archive)
 
     def _sparse(self, *_: object) -> None:
@@ -537,7 +542,10 @@ def _take_members(stream: _Peek, tree: _Tree) -> None:
     with tarfile.open(
         fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", bufsize=CHUNK  # type: ignore
     ) as opened:  # fmt: skip
-        for count, member in enumerate(opened, 1):
+        for count in itertools.count(1):
+            if (member := opened.next()) is None:
+                break
+            opened.members.clear()  # it would keep them all
             if count > 2 * tree.limits.files:
                 raise tree.too_large("it lists too many files")
             name = _tar_name(member.name)

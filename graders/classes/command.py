@@ -61,24 +61,19 @@ def _read(env: Mapping[str, str]) -> Asked:
     # What is said to one grading (SRC, CHECK, STEP) means nothing here.
     kept = {k: v for k, v in env.items() if k in ("LAB", "SERVICES", "PATIENCE", "VERBOSE")}
     chosen = settings.read(kept)
+    settings.whole("SEED", env.get("SEED", "").strip() or "0", 0, 2**32 - 1)
     lab = chosen.the_lab
     if not checks_of(lab):
         raise SettingError(f"{lab.name} has no grader yet.")
     source = _path(env, "DIR", "the submissions, as in DIR=submissions")
     out = _path(env, "OUT", "where the results go, as in OUT=results")
-    if not source.exists():
-        raise SettingError(f"There is no folder or archive DIR={source} (seen from {Path.cwd()}).")
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"OUT={out} is a file; name a folder.")
-    inside = out.resolve()
-    if source.is_dir() and inside.is_relative_to(source.resolve()):
-        raise SettingError(f"OUT={out} lies inside DIR={source}, where the submissions are; name a "
-                           "folder elsewhere.")
+    _check_paths(source, out)
     jobs = lanes()
     if env.get("JOBS", "").strip():
         jobs = settings.whole("JOBS", env["JOBS"].strip(), 1, 64)
-    if chosen.services == "external" and "redis" in lab.services:
-        jobs = 1  # its databases are numbered, and lanes do not know of each other's
+    if chosen.services == "external":
+        # Lanes do not know how many connections, or which of Redis's databases, the others use.
+        jobs = 1
     limit = settings.whole("LIMIT", env.get("LIMIT", "").strip() or f"{LIMIT:.0f}", 5, 86_400)
     again = tuple(filter(None, re.split(r"[\s,]+", env.get("AGAIN", ""))))
     return Asked(chosen, lab, source, out, jobs, limit * chosen.patience, again)
@@ -88,7 +83,25 @@ def _path(env: Mapping[str, str], name: str, what: str) -> Path:
     value = env.get(name, "")
     if not value.strip():
         raise SettingError(f"Say {what}.")
-    return Path(value).expanduser()
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise SettingError(f"{name}={value} names a user who is not here.") from None
+
+
+def _check_paths(source: Path, out: Path) -> None:
+    try:
+        if not source.exists():
+            raise SettingError(f"There is no folder or archive DIR={source} (seen from "
+                               f"{Path.cwd()}).")
+        if out.exists() and not out.is_dir():
+            raise SettingError(f"OUT={out} is a file; name a folder.")
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise SettingError(f"OUT={out} lies inside DIR={source}, where the submissions are; "
+                               "name a folder elsewhere.")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that is closed
+        raise SettingError(f"DIR={source} or OUT={out} cannot be looked at: "
+                           f"{getattr(error, 'strerror', None) or error}.") from None
 
 
 def _grade(asked: Asked, work: Path) -> int:
@@ -105,8 +118,12 @@ def _grade(asked: Asked, work: Path) -> int:
     plan = Plan(
         lab=lab, source=asked.source, out=out, work=work, kit=version.version(), jobs=asked.jobs,
         limit=asked.limit, services=asked.chosen.services, patience=asked.chosen.patience,
-        again=_again(asked, entries),
     )
+    # What is known before anything is graded: the table has it until there is something newer.
+    earlier = {entry.student: Row.of(record, plan.folder(entry.student)) for entry in entries
+               if (record := records.load(plan.folder(entry.student))) is not None}
+    for student in _again(asked, entries):
+        records.forget(plan.folder(student))
     checks = checks_of(lab)
     _say(f"Lab {lab.number}, {lab.title}: {len(entries)} "
          f"submission{'' if len(entries) == 1 else 's'}, {min(plan.jobs, len(entries))} side by "
@@ -123,7 +140,7 @@ def _grade(asked: Asked, work: Path) -> int:
         row = rows[record.student] = Row.of(record, plan.folder(record.student))
         progress.end(row, kept)
         if not kept:  # also for whoever looks before the end
-            scores.write(_sorted(rows), checks, out / scores.NAME)
+            scores.write(_sorted({**earlier, **rows}), checks, out / scores.NAME)
 
     run = Class_(
         plan, entries, on_begin=lambda entry: progress.begin(entry.student, entry.name),
@@ -137,15 +154,17 @@ def _grade(asked: Asked, work: Path) -> int:
     finally:
         progress.close()
     found = _sorted(rows)
-    if found:
-        scores.write(found, checks, out / scores.NAME)
+    complete = not stopped and not run.trouble
+    if table := found if complete else _sorted({**earlier, **rows}):
+        scores.write(table, checks, out / scores.NAME)
+    how = "The same command without AGAIN goes" if asked.again else "The same command goes"
     if stopped:
-        print(f"\nStopped after {len(found)} of {len(entries)}. The same command goes on "
-              "from here.", file=sys.stderr)
+        print(f"\nStopped after {len(found)} of {len(entries)}. {how} on from here.",
+              file=sys.stderr)
         return EXIT_STOPPED
     if run.trouble:
-        print(f"{run.trouble}\n{len(found)} of {len(entries)} are graded; the same command "
-              "goes on from here.", file=sys.stderr)
+        print(f"{run.trouble}\n{len(found)} of {len(entries)} are graded. {how} on from here.",
+              file=sys.stderr)
         return EXIT_COULD_NOT_GRADE
     summary.write(found, lab, checks, plan.kit, out / summary.NAME, remarks)
     pages.write(

@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from graders.harness.results import COULD_NOT_GRADE, LabResult
 from graders.harness.servers import ServerError, Services
 from graders.harness.session import GradingSession, Options
 
+FIRST = ".first"  # where the results of a first grading lie while there is a second one
 END_TIME = 20.0  # seconds that a grading has to end after it was told to
 TIMED_OUT = "The time limit of this submission ({:.0f} s) ended the run before this check ended."
 
@@ -70,25 +72,42 @@ class Lane:
         """Nobody waits for results any more: stop what is under way. Called by another thread."""
         self._over = True
         if self._session is not None:
+            self._session.report_path = None  # the next run may be writing there by now
             self._session.cut_short("The run was stopped.")
 
     def grade(self, order: Order) -> None:
-        """Grade it; a run in which something could not be graded is done once more.
+        """Grade it; a run in which something could not be graded is done once more if time allows.
 
-        Raises ServerError where there are no servers to do it on, or no place for its results.
+        The better of the two counts. Raises ServerError where there are no servers to do it on, or
+        no place for its results.
         """
-        until = time.monotonic() + order.limit
-        for last in (False, True):
-            if not self.services.healthy():
-                self.close()
-                self.start()
-            result = self._once(order, max(until - time.monotonic(), 1.0))
-            if problem := result.extra.get("not_written"):
-                raise ServerError(problem)
-            whole = not any(check.verdict == COULD_NOT_GRADE for check in result.checks)
-            if whole or last or self._over or time.monotonic() >= until:
-                feedback.write(Path(order.to), order.head, result)
-                return
+        began, to = time.monotonic(), Path(order.to)
+        first = to / FIRST
+        shutil.rmtree(first, ignore_errors=True)  # of a run that was killed
+        result = self._on_servers(order, order.limit)
+        took = time.monotonic() - began
+        left = began + order.limit - time.monotonic()
+        # With less time it would only be cut short.
+        if _ungraded(result) and not self._over and left > took:
+            first.mkdir()
+            _move_results(to, first)
+            again = self._on_servers(order, left)
+            if _ungraded(again) < _ungraded(result):
+                result = again
+            else:
+                _move_results(first, to)
+            shutil.rmtree(first, ignore_errors=True)
+        if not self._over:
+            feedback.write(to, order.head, result)
+
+    def _on_servers(self, order: Order, limit: float) -> LabResult:
+        if not self.services.healthy():
+            self.close()
+            self.start()
+        result = self._once(order, limit)
+        if problem := result.extra.get("not_written"):
+            raise ServerError(problem)
+        return result
 
     def _once(self, order: Order, limit: float) -> LabResult:
         checks = checks_of(self.lab)
@@ -116,6 +135,23 @@ class Lane:
             result = session.finish()
         assert result is not None
         return result
+
+
+def _ungraded(result: LabResult) -> int:
+    """How many of its checks could not be graded."""
+    return sum(check.verdict == COULD_NOT_GRADE for check in result.checks)
+
+
+def _move_results(here: Path, to: Path) -> None:
+    """What a grading has written: its results, and its drawings. What is there gives way."""
+    for old in _results(to):
+        old.unlink()
+    for path in _results(here):
+        path.replace(to / path.name)
+
+
+def _results(folder: Path) -> list[Path]:
+    return [*folder.glob("results.json"), *folder.glob("*.svg")]
 
 
 def main() -> int:

@@ -215,9 +215,10 @@ def _of_folder(entry: Entry, folder: Path, lab: str) -> Entry:
     """A student's folder: it is the submission, or holds an archive that is."""
     if _candidates(folder, lambda name: name == PROCFILE):
         return replace(entry, path=folder)
-    packed = [
-        _Upload(p, "", p.name) for p in _children(folder) if p.is_file() and _is_archive(p, p.name)
-    ]
+    packed: list[_Upload] = []
+    with contextlib.suppress(OSError):  # its grading tells what cannot be read
+        packed = [_Upload(p, "", p.name) for p in _children(folder)
+                  if p.is_file() and _is_archive(p, p.name)]
     if not packed:
         return replace(entry, path=folder)
     chosen = max(packed, key=lambda u: (_names_lab(u.file, lab), *_order(u)))

@@ -7,6 +7,7 @@ ends the run, what was graded stays: the next run takes up the rest (records.py 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import shutil
 import threading
@@ -26,6 +27,9 @@ from graders.harness import settings
 
 LANES_PER_CORE = 1.5  # what one waits for, the processor does others meanwhile
 STUDENTS = "students"  # the folder of their folders
+UNPACKED = "unpacked"  # where their archives are opened
+# What keeps this machine from opening an archive, whatever is in it.
+OWN_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS)
 TRIES = 2  # of a submission whose lane ended under it
 
 
@@ -47,7 +51,6 @@ class Plan:
     limit: float  # seconds for each
     services: str = "auto"
     patience: float = 1.0
-    again: frozenset[str] = frozenset()  # students to grade although they are graded
 
     def folder(self, student: str) -> Path:
         """Where the results of a student are."""
@@ -135,7 +138,8 @@ class Class_:
     def _one(self, entry: Entry, slot: _Slot) -> tuple[Record | None, bool]:
         """Grade one, or find that it is graded; None if the run was stopped meanwhile."""
         plan = self.plan
-        to, unpacked = plan.folder(entry.student), plan.work / entry.student
+        # In a folder of its own: a student may be called as anything that lies in `work`.
+        to, unpacked = plan.folder(entry.student), plan.work / UNPACKED / entry.student
         remarks = list(entry.remarks)
         folder, problem = None, ""
         try:
@@ -143,6 +147,8 @@ class Class_:
         except ArchiveError as error:
             problem = error.message
         except OSError as error:
+            if error.errno in OWN_TROUBLE:
+                raise Trouble(f"The submissions cannot be opened: {error.strerror}.") from None
             problem = f"It cannot be read: {error.strerror or error}."
         try:
             record = Record(
@@ -152,10 +158,9 @@ class Class_:
                 opened=folder is not None, remarks=tuple(remarks),
             )
             old = records.load(to)
-            if old is not None and entry.student not in plan.again and old.same(
-                record.submission, record.kit, record.lab
-            ):
-                return old, True
+            if old is not None and old.same(record.submission, record.kit, record.lab):
+                # The platform may tell more of it by now than it did.
+                return _kept(old, record, to), True
             records.forget(to)
             began = time.monotonic()
             if folder is not None:
@@ -168,6 +173,8 @@ class Class_:
                     return None, False
             if problem:
                 (to / records.RESULTS).unlink(missing_ok=True)
+                if folder is None:
+                    (to / papers.NAME).unlink(missing_ok=True)  # of an earlier submission
                 feedback.write(to, [*_head(record), "", f"It was not graded. {problem}"], None)
             minutes = (time.monotonic() - began) / 60
             record = replace(record, problem=problem, minutes=round(minutes, 2))
@@ -253,6 +260,16 @@ class _Slot:
             self._lane.wait()
             self.run._ended(self._lane)
             self._lane = None
+
+
+def _kept(old: Record, record: Record, to: Path) -> Record:
+    """What an earlier run has kept, with what is known of the student now."""
+    now = replace(
+        old, name=record.name, file=record.file, late=record.late, remarks=record.remarks
+    )
+    if now != old:
+        records.save(now, to)
+    return now
 
 
 def _called(entry: Entry, source: Path) -> str:

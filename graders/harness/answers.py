@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from graders.harness.ordinary import beginning
+
+MOST = 256 * 1024  # bytes that are read
 _HEADING = re.compile(r"^#{2,4}\s+(.*\S)\s*$")
 _PLACEHOLDER = re.compile(r"^[_*\s]*your answer\s*:?[_*\s]*$|^\s*<!--.*-->\s*$", re.IGNORECASE)
 
@@ -12,10 +15,11 @@ _PLACEHOLDER = re.compile(r"^[_*\s]*your answer\s*:?[_*\s]*$|^\s*<!--.*-->\s*$",
 def unanswered(path: Path) -> list[str]:
     """The questions (headings) with nothing under them but the placeholder.
 
-    A missing file has one open question: where it is. Text that is not UTF-8 is read as it can be.
+    A missing file has one open question: where it is. Text that is not UTF-8 is read as it can be,
+    and of one that is too long only the beginning.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = beginning(path, MOST).decode(errors="replace").splitlines()
     except OSError:
         return ["ANSWERS.md is not there"]
     found: list[tuple[str, bool, int]] = []  # question, answered, level

@@ -79,7 +79,7 @@ class Options:
             services=chosen.services,
             patience=chosen.patience,
             at_once=at_once or 0,
-            seed=int(os.environ.get("SEED", "0") or 0),
+            seed=settings.whole("SEED", os.environ.get("SEED", "").strip() or "0", 0, 2**32 - 1),
             partial=bool(chosen.checks),
             step=chosen.step or "",
             api=chosen.api or "",
@@ -368,6 +368,8 @@ class GradingSession:
             lab = self.room(check.name)
             with self._lock:
                 self._labs.add(lab)
+            if self.stopping:
+                lab.history.close()  # whoever stops the run may not have seen it
             check.run(lab)
         except Finding as found:
             verdict = results.FAILED
@@ -439,6 +441,8 @@ class GradingSession:
         said = self._as_called(str(error))
         with self._lock:
             for check in self.checks.values():
+                if check.name in self.results:
+                    continue  # the run was cut short, which may be why this went wrong
                 needs = [self.results[n] for n in check.needs if n in self.results]
                 if isinstance(error, SubmissionError) and not needs:
                     expected = "The folder can be started as its Procfile says."

@@ -23,9 +23,11 @@ from pathlib import Path
 
 from graders.harness.keeper import Keeper, SpawnError
 from graders.harness.loglines import LineSplitter
+from graders.harness.ordinary import beginning
 
 PROCFILE = "Procfile"
 ROLES = ("build", "worker", "api", "migrate")
+MAX_PROCFILE = 64 * 1024  # bytes
 MAX_BYTES = 200 * 1024 * 1024
 MAX_FILES = 50_000
 # Not copied: history, environments that hold absolute paths, and what Python makes again anyway.
@@ -204,13 +206,18 @@ def read_procfile(folder: Path) -> dict[str, list[str]]:
         other = f" “{near[0]}” is there: it must be called “{PROCFILE}”." if near else ""
         raise SubmissionError("procfile-missing", f"There is no {PROCFILE} in {folder}.{other}")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = beginning(path, MAX_PROCFILE + 1)
+        text = data[:MAX_PROCFILE].decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SubmissionError("procfile-unreadable", f"{path} is not UTF-8 text.") from None
     except OSError as error:
         raise SubmissionError(
             "procfile-unreadable", f"{path} cannot be read: {error.strerror}."
         ) from None
+    if len(data) > MAX_PROCFILE:
+        raise SubmissionError(
+            "procfile-unreadable", f"{path} is longer than {MAX_PROCFILE // 1024} kB."
+        )
     return parse_procfile(text, path)
 
 

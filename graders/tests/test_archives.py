@@ -512,6 +512,33 @@ class TestTooLarge:
         finally:
             tracemalloc.stop()
 
+    def test_what_is_said_of_all_members_is_copied_for_each(
+        self, tmp_path: Path, to: Path
+    ) -> None:
+        said = {f"k{n}": "1" for n in range(archives.MAX_GLOBAL)}
+        for path, more in ((tmp_path / "x.tar", {}), (tmp_path / "y.tar", {"one": "more"})):
+            headers = said | more
+            with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as made:
+                made.addfile(member("a", size=1), io.BytesIO(b"1"))
+        assert unpack(tmp_path / "x.tar", to, SMALL) == []
+        assert (to / "a").read_bytes() == b"1"
+        error = refused(tmp_path / "y.tar", to.with_name("y"))
+        assert error.code == "archive-unreadable"
+
+    def test_headers_of_many_members_are_not_kept(self, tmp_path: Path, to: Path) -> None:
+        path = tmp_path / "x.tar.gz"
+        with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as made:
+            for number in range(1000):
+                info = member(f"f{number}")
+                info.pax_headers = {"comment": "x" * 60_000}
+                made.addfile(info)
+        tracemalloc.start()
+        try:
+            unpack(path, to, archives.SUBMISSION)
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        finally:
+            tracemalloc.stop()
+
     def test_headers_without_end(self, tmp_path: Path, to: Path) -> None:
         one = member("x", b"L", size=1).tobuf(tarfile.GNU_FORMAT) + b"n".ljust(512, b"\0")
         (tmp_path / "x.tar").write_bytes(one * 3000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from graders.harness import hints, settings
@@ -181,6 +183,10 @@ def test_questions_without_an_answer_are_listed(tmp_path):
 
 def test_a_missing_answers_file_is_one_open_question(tmp_path):
     assert len(unanswered(tmp_path / "ANSWERS.md")) == 1
+    os.mkfifo(tmp_path / "pipe.md")  # must not be waited for
+    assert unanswered(tmp_path / "pipe.md") == unanswered(tmp_path / "ANSWERS.md")
+    (tmp_path / "zeros.md").symlink_to("/dev/zero")
+    assert unanswered(tmp_path / "zeros.md") == unanswered(tmp_path / "ANSWERS.md")
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import shutil
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from graders.classes import command, layouts, records, scores, summary
+from graders.classes import lane as lanes_lane
 from graders.classes.archives import ArchiveError
 from graders.classes.progress import ClassProgress, bar, duration
 from graders.classes.records import Record
@@ -26,6 +28,7 @@ from graders.classes.runner import Class_, Plan
 from graders.classes.scores import Row
 from graders.harness import settings
 from graders.harness.catalog import checks_of
+from graders.harness.results import CheckResult, LabResult
 from graders.harness.servers.base import poll
 from graders.harness.settings import ROOT, SettingError
 
@@ -225,7 +228,7 @@ def test_without_servers_it_stops_with_a_sentence(tmp_path: Path) -> None:
     )
     assert status == 2
     assert "Traceback" not in errors
-    assert errors.rstrip().endswith("0 of 1 are graded; the same command goes on from here.")
+    assert errors.rstrip().endswith("0 of 1 are graded. The same command goes on from here.")
     assert not (out / "students" / "anna" / "graded.json").exists()
 
 
@@ -242,6 +245,9 @@ def test_without_servers_it_stops_with_a_sentence(tmp_path: Path) -> None:
         ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/o", "LIMIT": "1"}, "LIMIT=1 is out of"),
         ({"LAB": "03", "DIR": "{here}/a", "OUT": "{here}/o"}, "There are no submissions in"),
         ({"LAB": "03", "DIR": "{here}/c", "OUT": "{here}/o", "AGAIN": "x"}, "AGAIN=x is no stud"),
+        ({"LAB": "03", "DIR": "~nobody-of-that-name/c", "OUT": "{here}/o"}, "a user who is not"),
+        ({"LAB": "03", "DIR": "{here}/" + 300 * "n", "OUT": "{here}/o"}, "cannot be looked at"),
+        ({"LAB": "03", "DIR": "{here}/c", "OUT": "{here}/o", "SEED": "x"}, "SEED=x"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_a_sentence(
@@ -277,7 +283,8 @@ def run_of(source: Path, out: Path, work: Path, **more: object) -> tuple[dict[st
                  on_end=lambda record, old: kept.add(record.student) if old else None)
     run.run()
     assert run.trouble == ""
-    assert list(work.glob("*-*.log")) == list(work.iterdir())  # nothing unpacked is left
+    left = {path.relative_to(work).as_posix() for path in work.rglob("*")}
+    assert left <= {"unpacked", "lane-0-1.log", "lane-0-2.log"}  # and nothing in it
     return run.records, kept
 
 
@@ -291,10 +298,56 @@ def test_only_what_has_changed_is_graded_again(cheap: Path, tmp_path: Path) -> N
     (cheap / "dora").mkdir()
     _, kept = run_of(cheap, out, tmp_path / "w3")
     assert kept == {"anna", "chris"}
-    _, kept = run_of(cheap, out, tmp_path / "w4", again=frozenset({"chris"}))
-    assert kept == {"anna", "bert", "dora"}
     _, kept = run_of(cheap, out, tmp_path / "w5", kit="2")
     assert kept == set()
+
+
+def test_what_the_platform_tells_later_is_kept_with_what_was_graded(
+    cheap: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_of(cheap, out, tmp_path / "w1")
+    late = [replace(entry, late=True, name="Anna A.") if entry.student == "anna" else entry
+            for entry in layouts.find(cheap)]
+    (tmp_path / "w2").mkdir()
+    plan = Plan(lab=LAB, source=cheap, out=out, work=tmp_path / "w2", kit="1", jobs=1, limit=9.0)
+    run = Class_(plan, late)
+    run.run()
+    assert [(r.name, r.late) for r in run.records.values()] == [
+        ("Anna A.", True), ("bert", None), ("chris", None)]
+    assert records.load(out / "students" / "anna").late is True
+
+
+class Interrupted(Class_):
+    """A run that is stopped by Ctrl-C once it has graded one student."""
+
+    def run(self) -> None:
+        entry = self.entries[0]
+        graded = replace(record(entry.student, problem="It is empty."), minutes=1.0)
+        records.save(graded, self.plan.folder(entry.student))
+        self.on_end(graded, False)
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_loses_nothing_of_the_table(
+    cheap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"LAB": "03", "DIR": str(cheap), "OUT": str(tmp_path / "out"), "SERVICES": "embedded"}
+    assert command.main(asked) == 0
+    before = table(tmp_path / "out")
+    assert set(before) == {"anna", "bert", "chris"}
+    monkeypatch.setattr(command, "Class_", Interrupted)
+    capsys.readouterr()
+    assert command.main({**asked, "AGAIN": "all"}) == 130
+    assert "Stopped after 1 of 3. The same command without AGAIN goes on from here." in (
+        capsys.readouterr().err)
+    now = table(tmp_path / "out")
+    assert now["anna"]["state"] == "not graded"
+    assert {name: now[name] for name in ("bert", "chris")} == {
+        name: before[name] for name in ("bert", "chris")}
+    # Those who were still to come are graded by the next run, without being asked for again.
+    kept = [records.load(tmp_path / "out" / "students" / name) for name in ("anna", "bert")]
+    assert [each is None for each in kept] == [False, True]
 
 
 @pytest.mark.parametrize("damage", ["results.json", "graded.json"])
@@ -321,6 +374,131 @@ def test_the_time_limit_ends_a_grading_and_keeps_its_verdicts(tmp_path: Path) ->
     }
     feedback = (out / "students" / "anna" / "feedback.txt").read_text()
     assert "The time limit of this submission (2 s)" in " ".join(feedback.split())
+
+
+def could_not_grade(count: int) -> LabResult:
+    """A result of three checks, of which so many could not be graded."""
+    lab = checks_of(LAB)
+    results = [
+        CheckResult(name=c.name, exercise=c.exercise, title=c.title, why=c.why, points=c.points,
+                    verdict="could-not-grade" if n < count else "passed", needs=())
+        for n, c in enumerate(list(lab.values())[:3])
+    ]
+    return LabResult(
+        lab="lab03", title="", submission="x", kit_version="1", services={}, seed=0, started="",
+        seconds=1.0, exercises={}, checks=tuple(results), partial=False, unanswered=(), notes=(),
+        extra={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("open_checks", "limit", "counts"),
+    [((2, 1), 60.0, 1), ((2, 3), 60.0, 0), ((2, 2), 60.0, 0), ((2, 0), 0.0, 0), ((0, 1), 60.0, 0)],
+)
+def test_the_better_of_two_gradings_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_checks: tuple[int, int], limit: float,
+    counts: int,
+) -> None:
+    """Where something could not be graded it is tried once more, as far as time allows."""
+    found = [could_not_grade(count) for count in open_checks]
+    done = []
+
+    def once(_: object, limit: float) -> LabResult:
+        number = len(done)
+        (tmp_path / "results.json").write_text(str(number))
+        (tmp_path / f"timeline-{number}.svg").write_text("")
+        done.append(limit)
+        return found[number]
+
+    wrote = []
+    monkeypatch.setattr("graders.classes.feedback.write", lambda *told: wrote.append(told[2]))
+    lay(tmp_path, {".first/results.json": "of a run that was killed"})
+    lane = lanes_lane.Lane(LAB, "embedded")
+    monkeypatch.setattr(lane, "_on_servers", once)
+    lane.grade(lanes_lane.Order("x", str(tmp_path), (), limit))
+    assert wrote == [found[counts]]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "results.json", f"timeline-{counts}.svg"]
+    assert (tmp_path / "results.json").read_text() == str(counts)
+    again = open_checks[0] and limit
+    assert len(done) == (2 if again else 1)
+    assert all(0 < each <= limit for each in done[1:])
+
+
+def test_a_student_may_be_called_as_the_kit_calls_its_folders(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    for name in ("aaron", "class", "unpacked", "zora"):
+        lay(made / name, {"readme.txt": name})
+    pack_folder(made / "lane-0-1.log.zip", made / "zora")
+    source, out, work = pack_folder(tmp_path / "all.zip", made), tmp_path / "out", tmp_path / "w"
+    entries = layouts.find(source, work / "class", "03")
+    assert [entry.student for entry in entries] == [
+        "aaron", "class", "lane-0-1.log", "unpacked", "zora"]
+    run = Class_(Plan(lab=LAB, source=source, out=out, work=work, kit="1", jobs=2, limit=100.0,
+                      services="embedded"), entries)
+    run.run()
+    assert run.trouble == ""
+    assert {r.student: (r.opened, r.problem) for r in run.records.values()} == {
+        entry.student: (True, "") for entry in entries}
+
+
+def test_a_full_disk_is_nobodys_submission(
+    cheap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(layouts, "prepare", full)
+    (tmp_path / "w").mkdir()
+    plan = Plan(lab=LAB, source=cheap, out=tmp_path / "out", work=tmp_path / "w", kit="1", jobs=1,
+                limit=100.0)
+    run = Class_(plan, layouts.find(cheap))
+    run.run()
+    assert run.trouble == "The submissions cannot be opened: No space left on device."
+    assert run.records == {}
+
+
+def test_answers_of_an_earlier_submission_do_not_stay(tmp_path: Path) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", {"ANSWERS.md": "mine"})
+    run_of(source, out, tmp_path / "w1")
+    assert (out / "students" / "anna" / "ANSWERS.md").exists()
+    shutil.rmtree(source / "anna")
+    (source / "anna.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    found, _ = run_of(source, out, tmp_path / "w2")
+    assert not found["anna"].opened
+    assert not (out / "students" / "anna" / "ANSWERS.md").exists()
+
+
+@pytest.mark.parametrize("name", ["Procfile", "ANSWERS.md"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, name: str, kind: str) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    lay(source / "anna", {"Procfile": "no Procfile"})
+    (source / "anna" / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(source / "anna" / name)
+    else:
+        (source / "anna" / name).symlink_to("/dev/zero")
+    found, _ = run_of(source, out, tmp_path / "w")
+    row = Row.of(found["anna"], out / "students" / "anna")
+    assert (row.state, row.findings) == (scores.GRADED, ["submission-unusable"])
+
+
+def test_servers_of_others_are_used_by_one_lane(tmp_path: Path) -> None:
+    lay(tmp_path / "class" / "anna", {"readme.txt": ""})
+    asked = {"LAB": "03", "DIR": str(tmp_path / "class"), "OUT": str(tmp_path / "out")}
+    assert command._read({**asked, "SERVICES": "external", "JOBS": "4"}).jobs == 1
+    assert command._read({**asked, "SERVICES": "embedded", "JOBS": "4"}).jobs == 4
+
+
+def test_what_is_said_to_other_commands_does_not_reach_lanes(
+    cheap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("PORT", "0"), ("DOWN", "up"), ("N", "none"), ("STEP", "?")):
+        monkeypatch.setenv(name, value)
+    found, _ = run_of(cheap, tmp_path / "out", tmp_path / "w")
+    assert {record.problem for record in found.values()} == {""}
 
 
 def test_whoever_ends_the_keeper_is_not_graded_and_nobody_else_is_harmed(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from graders.harness import history as h
 from graders.harness.check import CouldNotGrade
-from graders.harness.explore import points, words
+from graders.harness.explore import interleave, points, words
 from graders.harness.explore.record import Moment, Recorder
 from graders.harness.explore.stage import (
     FAILING_WORK,
@@ -19,7 +20,7 @@ from graders.harness.explore.stage import (
     Execution,
     Item,
 )
-from graders.harness.places import Bound
+from graders.harness.places import Bound, Places
 from graders.harness.report import timeline
 from graders.harness.results import FAILED, HELD, NOT_EXPLORED, PASSED
 from graders.lab03.moments import SETTING
@@ -234,6 +235,39 @@ def test_a_trial_that_was_felt_once_counts_when_it_goes_well():
     points.run(_Session(), [point], 1)
     assert (point.verdict, len(runs)) == (HELD, 2)
     assert points.judge(points.Explored("crash point", [point]), "It works.") is None
+
+
+def test_the_last_moment_of_a_walk_is_tried_again_where_it_was_felt(monkeypatch):
+    """It counts as passed only after it is known that the worker did not feel it."""
+    tried = []
+
+    class Walk(interleave.Walk):
+        def __init__(self, lane, numbers, mode):
+            tried.append(list(numbers))
+            self.lane, self.numbers, self.done = lane, numbers, []
+            self.passed, self.took = 0, False
+            self.stage = SimpleNamespace(history=h.History())
+            self.first = SimpleNamespace(hold=lambda moment: SimpleNamespace(release=lambda: None))
+
+        def run(self):
+            moments = self._led()
+            next(moments)
+            for number in moments:
+                self.done.append(number)
+                self.passed += 1
+
+        def _expect_not_felt(self, since):
+            if len(tried) == 1 and self.passed == 2:
+                raise points.Felt("worker-1 gave up waiting while it was held")
+
+    monkeypatch.setattr(interleave, "Walk", Walk)
+    monkeypatch.setattr(interleave, "come_to", lambda *_: None)
+    call = Moment("world", "call", 1, "call", "", ())
+    lane = interleave.Lane(_Session(), SETTING, PENDING_TASK, None, interleave.COLD,
+                           {1: call, 2: call}, "", Places(1, Bound(1)))
+    lane.run()
+    assert tried == [[1, 2], [2]]
+    assert [(point.label, point.skipped) for point in lane.points] == [("1b", ""), ("2b", "")]
 
 
 def test_the_timeline_names_what_broke():

@@ -8,7 +8,9 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,8 @@ import pytest
 
 from graders.harness import results, settings
 from graders.harness.check import CouldNotGrade, Finding, check
+from graders.harness.history import History
+from graders.harness.servers.base import poll
 from graders.harness.session import GradingSession, Options
 
 ROOT = settings.ROOT
@@ -343,3 +347,41 @@ def test_a_terminal_shows_the_progress_while_it_runs():
     progress, report = said.split(b"lab03  ", 1)
     assert b"0 of 1 checks done  now: completes_a_pending_task" in progress
     assert b"checks done" not in report
+
+
+def test_a_build_that_the_time_limit_ends_is_not_its_authors_fault(tmp_path: Path) -> None:
+    (tmp_path / "Procfile").write_text("build: sleep 1000\nworker: python x.py\n")
+    session = GradingSession("lab03", {"passes": FAKES["passes"]},
+                             Options.read(LAB="03", SRC=str(tmp_path), SERVICES="embedded"))
+    session.start()
+    try:
+        # Once it builds: from then on it is the end of the build that ends the preparation.
+        assert poll(lambda: any("sleep" in p.name() for p in psutil.Process().children(True)), 60)
+        session.cut_short("The time limit ended it.")
+        assert session.result_of("passes").reason == "The time limit ended it."
+    finally:
+        result = session.finish()
+    assert poll(lambda: not any(t.name == "grading" for t in threading.enumerate()), 60)
+    for told in (result.checks[0], session.results["passes"]):
+        assert (told.verdict, told.reason) == (results.COULD_NOT_GRADE, "The time limit ended it.")
+
+
+def test_a_room_that_is_opened_while_the_run_is_stopped_is_not_waited_in(tmp_path: Path) -> None:
+    session = GradingSession("lab03", {}, Options.read(LAB="03", SRC=str(REFERENCE)))
+
+    class Opened:
+        history, steps, coverage = History(), [], None
+        events_to_show, close = staticmethod(list), staticmethod(list)
+
+    room = Opened()
+
+    def opens(_: str) -> object:
+        session.cut_short("Stopped.")  # before it is known that there is a room
+        return room
+
+    session.room = opens
+    waits = replace(FAKES["passes"],
+                    run=lambda lab: lab.history.wait_until(lambda _: False, 1000.0))
+    session._run(waits)
+    assert session.results["passes"].reason == "Stopped."
+    assert room.history.closed

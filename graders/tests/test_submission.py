@@ -137,6 +137,21 @@ class TestFolder:
         (folder / "Procfile").mkdir()
         assert refused(folder, run_dir).code == "procfile-unreadable"
 
+    def test_a_procfile_that_is_no_file_or_has_no_end(self, folder: Path, run_dir: Path) -> None:
+        path = folder / "Procfile"
+        path.unlink()
+        os.mkfifo(path)
+        assert str(refused(folder, run_dir)).endswith("cannot be read: It is no ordinary file.")
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        assert str(refused(folder, run_dir)).endswith("cannot be read: It is no ordinary file.")
+        path.unlink()
+        path.symlink_to("its.procfile")
+        (folder / "its.procfile").write_text("worker: x\n" + "# \u00e4\n" * 20_000)
+        assert str(refused(folder, run_dir)).endswith("is longer than 64 kB.")
+        (folder / "its.procfile").write_text("worker: x\n")
+        assert module.read_procfile(folder) == {"worker": ["x"]}
+
     def test_too_large(self, folder: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with (folder / "data.bin").open("wb") as file:
             file.truncate(module.MAX_BYTES + 1)
