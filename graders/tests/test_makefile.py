@@ -26,7 +26,7 @@ test = []
 """
 VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "DOWN",
              "API", "PORT", "PYTHON")  # fmt: skip
-OF_THE_KIT = ("DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "WHEELS", "PLATFORMS", "PYTHONS")
+OF_THE_KIT = ("DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "WHEELS", "NOTEBOOKS", "PLATFORMS", "PYTHONS")
 
 
 @pytest.fixture
