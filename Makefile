@@ -81,7 +81,11 @@ $(COMMANDS): .venv/.ready-base
 	@$(CLI) $@
 
 .PHONY: notebook
+ifneq ($(wildcard notebooks/*.ipynb),)
 notebook: .venv/.ready-notebook
+else
+notebook: .venv/.ready-base
+endif
 	@$(CLI) notebook
 
 # Servers that are still up run from the environment, so they go first.

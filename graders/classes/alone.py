@@ -21,7 +21,7 @@ def alone_in(folder: Path, called: str, taken: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise SettingError(f"{called} cannot be made: {error}.") from None
+        raise SettingError(f"{called} cannot be made: {error.strerror or error}.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

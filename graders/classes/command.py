@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,6 +41,8 @@ def main(env: Mapping[str, str]) -> int:
     try:
         with _alone(asked.out), temporary_folder("wl-class-") as work, _stopped_by_signals():
             return _grade(asked, work)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise SettingError(f"The results cannot be written: {error.strerror or error}.") from None
 
@@ -138,13 +141,14 @@ def _grade(asked: Asked, work: Path) -> int:
 
     def ended(record: Record, kept: bool) -> None:
         row = rows[record.student] = Row.of(record, plan.folder(record.student))
-        progress.end(row, kept)
+        _tell(lambda: progress.end(row, kept))
         if not kept:  # also for whoever looks before the end
             scores.write(_sorted({**earlier, **rows}), checks, out / scores.NAME)
 
     run = Class_(
-        plan, entries, on_begin=lambda entry: progress.begin(entry.student, entry.name),
-        on_end=ended, on_ready=lambda notes: progress.note(" ".join(notes)),
+        plan, entries, on_end=ended,
+        on_begin=lambda entry: _tell(lambda: progress.begin(entry.student, entry.name)),
+        on_ready=lambda notes: _tell(lambda: progress.note(" ".join(notes))),
     )
     stopped = False
     try:
@@ -152,7 +156,7 @@ def _grade(asked: Asked, work: Path) -> int:
     except KeyboardInterrupt:
         stopped = True
     finally:
-        progress.close()
+        _tell(progress.close)
     found = _sorted(rows)
     complete = not stopped and not run.trouble
     if table := found if complete else _sorted({**earlier, **rows}):
@@ -229,7 +233,7 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
         (f"{STUDENTS}/", "results and feedback of each"),
         ("answers/index.html", "ANSWERS.md, question by question, to be marked"),
     ):
-        print(f"  {out / name}".ljust(44) + f"  {what}")
+        print(f"  {out}/{name}".ljust(44) + f"  {what}")
 
 
 def _left_over(rows: Sequence[Row], out: Path) -> list[str]:
@@ -237,6 +241,16 @@ def _left_over(rows: Sequence[Row], out: Path) -> list[str]:
     with contextlib.suppress(OSError):
         return sorted(p.name for p in (out / STUDENTS).iterdir() if p.name not in here)
     return []
+
+
+def _tell(tell: Callable[[], None]) -> None:
+    """Tell how it goes on. Where nobody listens any more (`| head`), the grading goes on."""
+    try:
+        tell()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _say(text: str) -> None:

@@ -74,7 +74,8 @@ def _main(env: Mapping[str, str]) -> int:
     out = _out(env.get("OUT", ""), root)
     wheels = _wheels(env.get("WHEELS", ""), root)
     source = project_files(root)
-    if not settings.switch("NOTEBOOKS", env.get("NOTEBOOKS", "").strip() or "1"):
+    with_notebooks = settings.switch("NOTEBOOKS", env.get("NOTEBOOKS", "").strip() or "1")
+    if not with_notebooks:
         kept = tuple(name for name in source.files if not name.startswith("notebooks/"))
         source = replace(source, files=kept)
     told = version(root)
@@ -86,6 +87,8 @@ def _main(env: Mapping[str, str]) -> int:
     try:
         made = place / NAME
         count = write(source.files, root, made, told)
+        if not with_notebooks:
+            _forget_notebooks(made / "README.md")
         if wheels is not None:
             count += _copy_wheels(wheels, made / WHEELHOUSE)
         pack(made, place / packed.name)
@@ -290,6 +293,15 @@ def _copy(source: Path, to: Path) -> None:
         mark = NOT_FOR_STUDENTS.encode()
         lines = to.read_bytes().splitlines(keepends=True)
         to.write_bytes(b"".join(line for line in lines if mark not in line))
+
+
+def _forget_notebooks(readme: Path) -> None:
+    """Take out of the README what it says of notebooks: their section, and each line of a list."""
+    text = readme.read_text(encoding="utf-8")
+    text = re.sub(r"^## The notebooks\n.*?(?=^## |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = text.splitlines(keepends=True)
+    readme.write_text("".join(line for line in lines if "make notebook" not in line),
+                      encoding="utf-8")
 
 
 def _copy_wheels(wheels: Path, to: Path) -> int:

@@ -15,6 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from graders.classes.lane import END_TIME, Order
 from graders.harness.settings import ROOT, Lab
 
@@ -26,7 +28,11 @@ NOT_FOR_LANES = ("SRC", "CHECK", "STEP", "API", "RUNS", "N", "VERBOSE", "DIR", "
 
 
 class LaneGone(Exception):
-    """The lane's process has ended, or was ended because it did not answer in time."""
+    """The lane's process has ended, or was ended."""
+
+
+class LaneHangs(LaneGone):
+    """It was ended because it did not answer in time."""
 
 
 class Trouble(Exception):
@@ -82,9 +88,15 @@ class Lane:
 
     def kill(self) -> None:
         """End it at once; its keepers end everything that it had started."""
+        below: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            below = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        for each in below:  # a submission may have stopped its keeper
+            with contextlib.suppress(psutil.Error):
+                each.resume()
 
     def last_words(self) -> str:
         """The last line that it wrote to standard error; "" if there is none."""
@@ -109,7 +121,7 @@ class Lane:
                 left = until - time.monotonic()
                 if left <= 0 or not selector.select(left):
                     self.kill()
-                    raise LaneGone("it did not answer in time")
+                    raise LaneHangs("it did not answer in time")
                 read = os.read(self._process.stdout.fileno(), 65536)
                 if not read:
                     raise LaneGone("it ended")

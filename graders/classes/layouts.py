@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import unicodedata
@@ -53,6 +54,9 @@ _CANVAS_TEXT = re.compile(
 _GRADESCOPE = re.compile(r"submission_(?P<number>\d+)")
 # `lab-1.zip` is how Canvas calls a second `lab.zip`, `lab (1).zip` how a browser does.
 _VERSION = re.compile(r"(?P<stem>.+?)(?:-(?P<a>\d{1,3})| ?\((?P<b>\d{1,3})\))?(?P<end>(?:\.\w+)*)")
+
+
+INSIDE = ".inside"  # where an archive is opened that lay in another one
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,25 @@ def prepare(entry: Entry, to: Path, lab: str = "", remarks: list[str] | None = N
         top = entry.path
     else:
         said += archives.unpack(entry.path, top)
-    return _with_procfile(top, lab, said)
+    found = _with_procfile(top, lab, said)
+    if not os.path.lexists(found / PROCFILE) and (packed := _packed(top)):
+        if len(packed) > 1:
+            said.append(f"It holds {len(packed)} archives, of which none was opened.")
+            return found
+        try:
+            said += archives.unpack(packed[0], Path(to) / INSIDE)
+        except ArchiveError as error:
+            said.append(error.message)
+            return found
+        said.append(f"“{shown(packed[0].name)}”, which lay in it, was opened.")
+        found = _with_procfile(Path(to) / INSIDE, lab, said)
+    return found
+
+
+def _packed(top: Path) -> list[Path]:
+    """The archives that lie in what was handed in."""
+    return [path for folder in _candidates(top, lambda name: bool(_ARCHIVE_NAME.search(name)))
+            for path in _children(folder) if path.is_file() and _ARCHIVE_NAME.search(path.name)]
 
 
 # Ids

@@ -20,7 +20,7 @@ from pathlib import Path
 from graders.classes import feedback, layouts, papers, records
 from graders.classes.archives import ArchiveError
 from graders.classes.lane import Order
-from graders.classes.lanes import Lane, LaneGone, Trouble
+from graders.classes.lanes import Lane, LaneGone, LaneHangs, Trouble
 from graders.classes.layouts import Entry
 from graders.classes.records import Record
 from graders.harness import settings
@@ -172,7 +172,8 @@ class Class_:
                 if problem is None:
                     return None, False
             if problem:
-                (to / records.RESULTS).unlink(missing_ok=True)
+                for old in (to / records.RESULTS, *to.glob("*.svg")):
+                    old.unlink(missing_ok=True)
                 if folder is None:
                     (to / papers.NAME).unlink(missing_ok=True)  # of an earlier submission
                 feedback.write(to, [*_head(record), "", f"It was not graded. {problem}"], None)
@@ -189,8 +190,8 @@ class Class_:
         order = Order(
             str(folder.absolute()), str(to.absolute()), tuple(_head(record)), self.plan.limit
         )
-        said = ""
-        for _ in range(TRIES):
+        said, times = "", 0
+        while times < TRIES:
             try:
                 slot.lane().grade(order)
                 return "" if not self.stopping else None
@@ -199,7 +200,10 @@ class Class_:
                     return None
                 said = str(error)
                 slot.drop()
-        return f"Its grader was ended {TRIES} times while it ran: {said}."
+                # What has used up all of its time gets no second one.
+                times += TRIES if isinstance(error, LaneHangs) else 1
+        often = f"{TRIES} times " if times == TRIES else ""
+        return f"Its grader was ended {often}while it ran: {said}."
 
     def _started(self, lane: Lane) -> None:
         with self._lock:

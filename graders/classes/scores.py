@@ -107,7 +107,7 @@ def table(rows: Sequence[Row], checks: Sequence[str]) -> str:
             " ".join(row.findings),
             f"{record.minutes:.1f}",
             record.kit,
-            plain(" ".join(filter(None, (record.problem, *record.remarks)))),
+            plain(" ".join(filter(None, (row.why_not, *record.remarks)))),
         ])  # fmt: skip
     return "\ufeff" + text.getvalue()
 

@@ -52,14 +52,18 @@ def lines(rows: Sequence[Row], lab: settings.Lab, checks: Mapping[str, Check], k
 
 def _points(graded: Sequence[Row]) -> Iterator[str]:
     """How the points are spread, in tenths of what could be had."""
-    shares = sorted(100 * row.points / row.possible for row in graded if row.possible)
+    # Of whom only a part could be graded, that part says little.
+    whole = [row for row in graded if row.state == GRADED and row.possible]
+    shares = sorted(100 * row.points / row.possible for row in whole)
     if not shares:
         return
+    apart = len(graded) - len(whole)
     yield ""
     yield "## Points"
     yield ""
     yield (f"Median {statistics.median(shares):.0f}, mean {statistics.fmean(shares):.0f}, from "
-           f"{shares[0]:.0f} to {shares[-1]:.0f} (of 100 that could be graded).")
+           f"{shares[0]:.0f} to {shares[-1]:.0f} (of 100)."
+           + (f" The {apart} who could only be graded in part are not counted." if apart else ""))
     yield ""
     tenths = Counter(min(int(share // 10), 9) for share in shares)
     most = max(tenths.values())

@@ -116,6 +116,7 @@ CODES: Mapping[str, str] = {
     "wrong-worker-name": "The claim does not carry the worker's own name",
     "claim-time-not-set": "The claim did not set updated_at",
     "transaction-open-during-work": "A transaction stayed open while the work was done",
+    "table-locked": "A lock keeps everybody else out of the table while work is done",
     "waits-for-lock": "A worker waits for another worker's lock although another task is free",
     "no-skip-locked": "The claim does not use FOR UPDATE SKIP LOCKED",
     "one-worker-idle": "A worker had no share of the work",

@@ -65,6 +65,7 @@ class Keyspaces:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._changed = threading.Condition()
+        self._silent = False  # whether it has left a question unanswered
         try:
             count = self._count()
         except redis.RedisError as error:
@@ -88,17 +89,30 @@ class Keyspaces:
     def take(self) -> int:
         """The number of a database that nobody uses, emptied. Raises ServerError."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._free, 10 * BOUND):
+            if not self._changed.wait_for(lambda: self._free or self._silent, 10 * BOUND):
                 raise ServerError("No database of Redis became free in time.")
+            if self._silent:
+                raise ServerError("Redis does not answer any more.")
             number = self._free.pop(0)
-        with self.client(number) as client:
-            client.flushdb()
+        self._flush(number)
         return number
+
+    def _flush(self, number: int) -> None:
+        """Empty a database. Raises ServerError; whoever asks later is not kept waiting as long."""
+        try:
+            with self.client(number) as client:
+                client.flushdb()
+        except redis.RedisError as error:
+            with self._changed:
+                self._silent = True
+                self._changed.notify_all()
+            raise ServerError(f"Redis does not answer: {error}") from None
 
     def give_back(self, number: int) -> None:
         """It is needed no more."""
-        with self.client(number) as client:
-            client.flushdb()
+        if self._silent:
+            return
+        self._flush(number)
         with self._changed:
             self._free.append(number)
             self._changed.notify()

@@ -218,8 +218,11 @@ class Keeper:
         if not closed:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on by itself then
+        try:
             self._process.wait(CLOSE_TIME)
+        except subprocess.TimeoutExpired:
+            # It goes on by itself, unless what it runs has stopped it.
+            self._process.send_signal(signals.SIGCONT)
         if threading.current_thread() is not self._reader:
             self._reader.join(5)
         self._control.close()

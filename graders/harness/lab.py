@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed, Identifier
 
 from graders.harness import history as h
-from graders.harness.check import CouldNotGrade
+from graders.harness.check import CouldNotGrade, Finding
 from graders.harness.database import Database, watch
 from graders.harness.migration import Migration
 from graders.harness.program import Program
@@ -30,6 +30,8 @@ TITLES = (
     "index the archive", "render the map", "count the votes", "translate the letter",
     "sort the mail", "test the alarm", "water the plants", "print the labels",
 )  # fmt: skip
+# Locks of a table that keep others from changing or reading it.
+WHOLE_TABLE = ["ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"]
 ROW_NEWS = (h.ROW_CHANGED, h.CALL_ARRIVED, h.EXIT)  # after these a row is looked at again
 
 
@@ -298,6 +300,8 @@ class Lab(Room):
                     self._admin = self.connect()
                 cursor = self._admin.execute(query, params)
                 return cursor.fetchall() if cursor.description else []
+            except psycopg.errors.LockNotAvailable:
+                raise self._kept_out() from None
             except psycopg.OperationalError as error:
                 raise CouldNotGrade(
                     f"The grader's own connection to PostgreSQL failed: {error}".strip()
@@ -321,7 +325,25 @@ class Lab(Room):
             self.database.admin_url, autocommit=True, row_factory=dict_row, **options
         )
         self._closing.append(connection.close)
+        # Who holds a lock for as long as its work goes on would hold the grader as long, too.
+        connection.execute(f"SET lock_timeout = {1000 * self.budgets.work:.0f}")
         return connection
+
+    def _kept_out(self) -> Finding:
+        """The finding that a worker's lock kept the grader waiting. The caller may use `_admin`."""
+        holders = self._admin.execute(
+            "SELECT pid FROM pg_locks WHERE granted AND relation = to_regclass('tasks') "
+            "AND mode = ANY(%s)", (WHOLE_TABLE,)
+        ).fetchall()
+        pids = {row["pid"] for row in holders}
+        who = [worker for worker in self.workers if worker.backends & pids]
+        whose = f"{who[0].name} held a lock of the whole table" if who else "A lock was held"
+        return self.finding(
+            "table-locked",
+            "While a task is worked on, others can read and change the table.",
+            f"{whose}, and the grader waited for it in vain, for {self.budgets.work:.0f} s.",
+            *(worker.statement_evidence() for worker in who),
+        )
 
     def blocked_by(self, backend: int) -> list[int]:
         """Backends whose locks this backend waits for (pg_blocking_pids)."""

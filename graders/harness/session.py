@@ -117,6 +117,7 @@ class GradingSession:
         self.lab_result: LabResult | None = None
         self.report_path = write_to / "results.json" if write_to is not None else None
         self.stopping = False
+        self._cut_short = ""  # why, if it was
         self._stopped_because = "The run was stopped before this check ended."
         self.budgets = Budgets()
         self.notes: list[str] = []
@@ -463,7 +464,7 @@ class GradingSession:
 
         Those that run need a moment for it; `result_of` waits for them.
         """
-        self._stopped_because = because
+        self._stopped_because = self._cut_short = because
         self.stopping = True
         with self._lock:
             for check in self.checks.values():
@@ -527,6 +528,7 @@ class GradingSession:
                 "platform": platform.system(),
                 "processes_started": self.starts.total(),
                 "time_factor": round(self.budgets.factor, 2),
+                **({"cut_short": self._cut_short} if self._cut_short else {}),
             },
         )
         if self.report_path is None:

@@ -22,6 +22,7 @@ import pytest
 from graders.classes import command, layouts, records, scores, summary
 from graders.classes import lane as lanes_lane
 from graders.classes.archives import ArchiveError
+from graders.classes.lanes import Lane, LaneHangs
 from graders.classes.progress import ClassProgress, bar, duration
 from graders.classes.records import Record
 from graders.classes.runner import Class_, Plan
@@ -425,6 +426,41 @@ def test_the_better_of_two_gradings_counts(
     assert all(0 < each <= limit for each in done[1:])
 
 
+class Hanging(Lane):
+    """A lane that does not answer in time."""
+
+    count = 0
+
+    def grade(self, order: object) -> None:
+        Hanging.count += 1
+        raise LaneHangs("it did not answer in time")
+
+
+def test_what_has_used_up_its_time_gets_no_second_one(
+    cheap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graders.classes.runner.Lane", Hanging)
+    shutil.rmtree(cheap / "bert")
+    (tmp_path / "out" / "students" / "anna").mkdir(parents=True)
+    (tmp_path / "out" / "students" / "anna" / "timeline-x.svg").touch()  # of an earlier grading
+    found, _ = run_of(cheap, tmp_path / "out", tmp_path / "w")
+    assert Hanging.count == 2
+    assert {record.problem for record in found.values()} == {
+        "Its grader was ended while it ran: it did not answer in time."}
+    assert {p.name for p in (tmp_path / "out" / "students" / "anna").iterdir()} == {
+        "feedback.txt", "graded.json"}
+
+
+def test_it_goes_on_where_nobody_reads_what_it_says(cheap: Path, tmp_path: Path) -> None:
+    run = started(cheap, tmp_path / "out", JOBS="1")
+    assert "3 submissions" in run.stdout.readline()
+    run.stdout.close()
+    assert run.wait(BOUND) == 0
+    assert run.stderr.read() == ""
+    assert set(table(tmp_path / "out")) == {"anna", "bert", "chris"}
+    assert (tmp_path / "out" / summary.NAME).exists()
+
+
 def test_a_student_may_be_called_as_the_kit_calls_its_folders(tmp_path: Path) -> None:
     made = tmp_path / "made"
     for name in ("aaron", "class", "unpacked", "zora"):
@@ -623,6 +659,7 @@ def test_scores_tell_zero_from_not_graded() -> None:
     assert rows["bert"]["findings"] == "worker-exited"
     assert (rows["chris"]["could not grade"], rows["dora"]["could not grade"]) == ("1", "")
     assert rows["dora"]["remarks"] == "dora.zip is damaged. A remark."
+    assert rows["chris"]["remarks"] == "The disk was full."
     assert rows["anna"]["minutes"] == "0.5"
 
 
@@ -635,6 +672,7 @@ def test_no_spreadsheet_takes_a_name_for_a_formula(name: str) -> None:
 def test_the_summary_says_what_fails_and_whom_to_speak_to() -> None:
     text = "\n".join(summary.lines(some_rows(), LAB, checks_of(LAB), "0.1", ["A *remark*."]))
     assert "2 graded, 1 partly graded, 1 not graded." in text
+    assert "Median 50, mean 50, from 0 to 100 (of 100). The 1 who could only be graded" in text
     assert f"| {FIRST} | 2 | 0 | 1 | 5 |" in text
     assert "| worker-exited | 2 | The worker ended although nothing had told it to |" in text
     assert f"1. **{checks_of(LAB)[FIRST].title}** ({FIRST}, 2 of 3)" in text

@@ -558,10 +558,21 @@ def test_the_notebooks_are_left_out_where_they_are_not_wanted(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(project, "notebooks/lab03.ipynb", "notebooks/README.md")
+    (project / "README.md").write_text(
+        "# Kit\n| `make notebook LAB=03` | x |\n## The notebooks\nThere are three.\n\n"
+        "## More\nhere\n"
+    )
     assert kits.main({}) == 0
     whole = set(tree(made(project)))
     assert kits.main({"NOTEBOOKS": "no"}) == 0
     assert whole - set(tree(made(project))) == {"notebooks/lab03.ipynb", "notebooks/README.md"}
+    assert (made(project) / "README.md").read_text() == "# Kit\n## More\nhere\n"
+    real = ROOT / "README.md"
+    (project / "README.md").write_text(real.read_text(encoding="utf-8"), encoding="utf-8")
+    assert kits.main({"NOTEBOOKS": "no"}) == 0
+    page = (made(project) / "README.md").read_text(encoding="utf-8")
+    assert "notebook" not in page.lower()
+    assert page.count("\n## ") == real.read_text(encoding="utf-8").count("\n## ") - 1
     with pytest.raises(SettingError, match="NOTEBOOKS=perhaps is not known"):
         kits.main({"NOTEBOOKS": "perhaps"})
 

@@ -434,6 +434,40 @@ class TestProcfile:
     def test_where(self, top: Path, tmp_path: Path, names: list[str], lab: str, where: str) -> None:
         assert self.one(top, tmp_path, *names, lab=lab) == where
 
+    @pytest.mark.parametrize("packed_twice", [True, False])
+    def test_an_archive_in_an_archive_is_opened(
+        self, top: Path, tmp_path: Path, packed_twice: bool
+    ) -> None:
+        outer = tmp_path / "outer"
+        lay(outer / "sub", "work.zip", **{"work.zip": packed({"lab03/Procfile": b"worker: x"})})
+        if packed_twice:
+            zip_of(outer, top / "ned.zip")
+        else:
+            (outer / "sub").rename(top / "ned")
+            (top / "ned" / "deeper").mkdir()
+            (top / "ned" / "work.zip").rename(top / "ned" / "deeper" / "work.zip")
+        remarks: list[str] = []
+        to = tmp_path / "to"
+        folder = prepare(find(top)[0], to, "03", remarks)
+        assert (folder / "Procfile").read_bytes() == b"worker: x"
+        assert folder.is_relative_to(to)
+        assert remarks == ["“work.zip”, which lay in it, was opened."]
+
+    def test_several_archives_in_an_archive_are_told_of(self, top: Path, tmp_path: Path) -> None:
+        inner = packed({"Procfile": b"worker: x"})
+        outer = tmp_path / "outer"
+        lay(outer / "sub", "a.zip", "b.tar.gz", **{"a.zip": inner, "b.tar.gz": inner})
+        zip_of(outer, top / "ned.zip")
+        remarks: list[str] = []
+        prepare(find(top)[0], tmp_path / "to", "03", remarks)
+        assert remarks == ["It holds 2 archives, of which none was opened."]
+        (outer / "sub" / "b.tar.gz").unlink()
+        (outer / "sub" / "a.zip").write_bytes(b"PK\x03\x04 and then nothing")
+        zip_of(outer, top / "ned.zip")
+        remarks.clear()
+        prepare(find(top)[0], tmp_path / "to2", "03", remarks)
+        assert remarks == ["a.zip is damaged or cut off and cannot be opened."]
+
     def test_several_are_told_of(self, top: Path, tmp_path: Path) -> None:
         lay(top, "mueller/a/Procfile", "mueller/b/Procfile")
         remarks: list[str] = []

@@ -161,6 +161,18 @@ def test_checks_that_share_a_fault_share_its_lines() -> None:
     assert "0 of 0 points" in text
 
 
+def test_what_was_cut_short_is_not_said_to_be_the_kits_fault() -> None:
+    fault = {"verdict": COULD_NOT_GRADE, "reason": "It took too long."}
+    result = samples.lab_result({name: fault for _, name, *_ in samples.CHECKS})
+    assert "not of your worker" in written(result)
+    assert "make doctor" in written(result)
+    told = " ".join(written(replace(result, extra={"cut_short": "It took too long."})).split())
+    assert "not of your worker" not in told
+    assert "make doctor" not in told
+    assert "did not come to its end, and it is not said here whose fault that is." in told
+    assert "Grade it yourself" in told
+
+
 def test_one_check_for_pytests_own_report() -> None:
     checks = {c.name: c for c in samples.failing().checks}
     lines = terminal.check_lines(checks["finishes_the_task_on_sigterm"], "lab03")

@@ -78,7 +78,7 @@ def report(result: LabResult, *, width: int = 100, verbose: bool = False) -> Ite
             yield from _failure(check, result, width, verbose)
     faults = [check for check in result.checks if check.verdict == COULD_NOT_GRADE]
     if faults:
-        yield from _faults(faults, width)
+        yield from _faults(faults, width, bool(result.extra.get("cut_short")))
     yield [("", "")]
     yield [("dim", "─" * width)]
     yield from _ending(result, width)
@@ -245,16 +245,21 @@ def _evidence(evidence: Evidence, width: int, verbose: bool) -> Iterator[Line]:
             yield [("dim", "  | "), ("", part)]
 
 
-def _faults(faults: list[CheckResult], width: int) -> Iterator[Line]:
+def _faults(faults: list[CheckResult], width: int, cut_short: bool) -> Iterator[Line]:
     yield [("", "")]
     yield [("dim", "─" * width)]
-    yield from _fault_lines(faults, width)
+    yield from _fault_lines(faults, width, cut_short)
 
 
-def _fault_lines(faults: list[CheckResult], width: int) -> Iterator[Line]:
+def _fault_lines(
+    faults: list[CheckResult], width: int, cut_short: bool = False
+) -> Iterator[Line]:
     yield [("fault", "????  "), ("bold", "Could not grade")]
-    yield from _plain("This is a fault of the kit or of this machine, not of your worker. It costs "
-                      "no points.", width, indent=6)
+    whose = "This is a fault of the kit or of this machine, not of your worker. It costs no points."
+    if cut_short or any("keeper process" in check.reason for check in faults):
+        whose = ("The grading did not come to its end, and it is not said here whose fault that "
+                 "is. It costs no points so far.")
+    yield from _plain(whose, width, indent=6)
     reasons: dict[str, list[str]] = {}
     for check in faults:
         reasons.setdefault(check.reason, []).append(check.name)
@@ -347,6 +352,9 @@ def _next(result: LabResult, width: int) -> Iterator[Line]:
             else:
                 # a command is never broken: it is there to be copied
                 yield [("", "            "), ("bold", command)]
+    elif result.extra.get("cut_short"):
+        yield from _hanging("Next      ", "Grade it yourself, to see whether it comes to its end "
+                            "there.", width, label="bold")
     elif any(c.verdict == COULD_NOT_GRADE for c in result.checks):
         yield from _hanging("Next      ", "make doctor says what does not work here. Then grade "
                             "again.", width, label="bold")
