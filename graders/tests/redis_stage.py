@@ -35,6 +35,7 @@ from graders.harness.explore.stage import (
 from graders.harness.history import TASK_ADDED, History
 from graders.harness.keeper import Keeper
 from graders.harness.loop import LoopThread
+from graders.harness.places import Bound
 from graders.harness.process import Caps, Process
 from graders.harness.results import Evidence
 from graders.harness.steps import Step
@@ -69,6 +70,7 @@ class RedisSession:
     budgets: Budgets = field(default_factory=Budgets)
     options: Options = field(default_factory=Options)
     stopping: bool = False
+    trials: Bound = field(default_factory=lambda: Bound(12))
     memo: dict = field(default_factory=dict)
     memo_lock: threading.Lock = field(default_factory=threading.Lock)
 
