@@ -190,8 +190,7 @@ class Class_:
         order = Order(
             str(folder.absolute()), str(to.absolute()), tuple(_head(record)), self.plan.limit
         )
-        said, times = "", 0
-        while times < TRIES:
+        for number in range(1, TRIES + 1):  # noqa: B007
             try:
                 slot.lane().grade(order)
                 return "" if not self.stopping else None
@@ -200,9 +199,9 @@ class Class_:
                     return None
                 said = str(error)
                 slot.drop()
-                # What has used up all of its time gets no second one.
-                times += TRIES if isinstance(error, LaneHangs) else 1
-        often = f"{TRIES} times " if times == TRIES else ""
+                if isinstance(error, LaneHangs):
+                    break  # it has used up all of its time
+        often = "" if number == 1 else f"{number} times "
         return f"Its grader was ended {often}while it ran: {said}."
 
     def _started(self, lane: Lane) -> None:

@@ -10,12 +10,9 @@ import contextlib
 import importlib
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 
 from graders.harness.settings import EXIT_STOPPED, EXIT_USAGE, SettingError
-
-WIDTH = 100  # columns of a refusal
 
 # Command -> the module and its function, `(env) -> exit status`. Imported only when asked for, so
 # that no command waits for what it does not need.
@@ -63,11 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = getattr(importlib.import_module(module), function)(os.environ)
         sys.stdout.flush()
     except SettingError as error:
-        for line in str(error).split("\n"):
-            # What stands in columns is left as it is.
-            print("\n".join(textwrap.wrap(line, WIDTH, break_long_words=False,
-                                          break_on_hyphens=False)) if len(line) > WIDTH else line,
-                  file=sys.stderr)
+        print(error, file=sys.stderr)
         return EXIT_USAGE
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("graders."):
