@@ -41,8 +41,6 @@ def main(env: Mapping[str, str]) -> int:
     try:
         with _alone(asked.out), temporary_folder("wl-class-") as work, _stopped_by_signals():
             return _grade(asked, work)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise SettingError(f"The results cannot be written: {error.strerror or error}.") from None
 
@@ -62,9 +60,8 @@ class Asked:
 
 def _read(env: Mapping[str, str]) -> Asked:
     # What is said to one grading (SRC, CHECK, STEP) means nothing here.
-    kept = {k: v for k, v in env.items() if k in ("LAB", "SERVICES", "PATIENCE", "VERBOSE")}
+    kept = {k: v for k, v in env.items() if k in ("LAB", "SERVICES", "PATIENCE", "VERBOSE", "SEED")}
     chosen = settings.read(kept)
-    settings.whole("SEED", env.get("SEED", "").strip() or "0", 0, 2**32 - 1)
     lab = chosen.the_lab
     if not checks_of(lab):
         raise SettingError(f"{lab.name} has no grader yet.")
@@ -128,11 +125,11 @@ def _grade(asked: Asked, work: Path) -> int:
     for student in _again(asked, entries):
         records.forget(plan.folder(student))
     checks = checks_of(lab)
-    _say(f"Lab {lab.number}, {lab.title}: {len(entries)} "
-         f"submission{'' if len(entries) == 1 else 's'}, {min(plan.jobs, len(entries))} side by "
-         f"side, into {out}")
-    for remark in remarks:
-        _say(remark)
+    heading = (f"Lab {lab.number}, {lab.title}: {len(entries)} "
+               f"submission{'' if len(entries) == 1 else 's'}, "
+               f"{min(plan.jobs, len(entries))} side by side, into {out}")
+    for each in (heading, *remarks):
+        _tell(lambda text=each: _say(text))
     progress = ClassProgress(
         sys.stdout, len(entries), plan.jobs, terminal.color_wanted(sys.stdout)
     )
@@ -158,8 +155,8 @@ def _grade(asked: Asked, work: Path) -> int:
     finally:
         _tell(progress.close)
     found = _sorted(rows)
-    complete = not stopped and not run.trouble
-    if table := found if complete else _sorted({**earlier, **rows}):
+    table = _sorted({**earlier, **rows}) if stopped or run.trouble else found
+    if table:
         scores.write(table, checks, out / scores.NAME)
     how = "The same command without AGAIN goes" if asked.again else "The same command goes"
     if stopped:
@@ -175,7 +172,7 @@ def _grade(asked: Asked, work: Path) -> int:
         lab, settings.ROOT / "solutions" / lab.name / "ANSWERS.md",
         [_answered(row, plan) for row in found], out / "answers",
     )
-    _closing(found, plan)
+    _tell(lambda: _closing(found, plan))
     return EXIT_COULD_NOT_GRADE if any(row.is_open for row in found) else 0
 
 
@@ -247,6 +244,7 @@ def _tell(tell: Callable[[], None]) -> None:
     """Tell how it goes on. Where nobody listens any more (`| head`), the grading goes on."""
     try:
         tell()
+        sys.stdout.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

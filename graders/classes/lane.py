@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graders.classes import feedback
+from graders.classes import feedback, records
 from graders.harness import settings
 from graders.harness.catalog import checks_of, standing_servers
 from graders.harness.results import COULD_NOT_GRADE, LabResult
@@ -143,15 +143,11 @@ def _ungraded(result: LabResult) -> int:
 
 
 def _move_results(here: Path, to: Path) -> None:
-    """What a grading has written: its results, and its drawings. What is there gives way."""
-    for old in _results(to):
+    """Move what a grading has written. What is there gives way."""
+    for old in records.written(to):
         old.unlink()
-    for path in _results(here):
+    for path in records.written(here):
         path.replace(to / path.name)
-
-
-def _results(folder: Path) -> list[Path]:
-    return [*folder.glob("results.json"), *folder.glob("*.svg")]
 
 
 def main() -> int:

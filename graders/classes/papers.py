@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graders.classes.archives import folded, shown
+from graders.harness.answers import MOST
+from graders.harness.ordinary import NotOrdinary, beginning
 
 NAME = "ANSWERS.md"
-MOST = 256 * 1024  # bytes that are read of one file
 MISSING = f"There is no {NAME}."
 MOST_ENTRIES = 1000  # of a folder, looked through for a file of another name
 
@@ -111,13 +112,10 @@ def _read_file(path: Path) -> Paper:
 
 def _beginning(path: Path) -> bytes | str:
     """The first MOST bytes of an ordinary file and one more; or why it is none. Raises OSError."""
-    mode = os.lstat(path).st_mode  # before it is opened: to open a device can do something
-    if not stat.S_ISREG(mode):
-        return _not_a_file(mode)
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        return file.read(MOST + 1) if stat.S_ISREG(mode) else _not_a_file(mode)
+    try:
+        return beginning(path, MOST + 1, follow_links=False)
+    except NotOrdinary as error:
+        return _not_a_file(error.mode)
 
 
 def _not_a_file(mode: int) -> str:

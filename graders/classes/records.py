@@ -76,6 +76,11 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     return told if isinstance(told, dict) and isinstance(told.get("checks"), list) else None
 
 
+def written(folder: Path) -> list[Path]:
+    """What a grading has written here: its results, and its drawings."""
+    return [*folder.glob(RESULTS), *folder.glob("*.svg")]
+
+
 def contents(folder: Path) -> str:
     """A hash of all that a grading would copy: names, contents, links, and what may be run."""
     told = hashlib.sha256()

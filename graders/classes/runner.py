@@ -172,7 +172,7 @@ class Class_:
                 if problem is None:
                     return None, False
             if problem:
-                for old in (to / records.RESULTS, *to.glob("*.svg")):
+                for old in records.written(to):
                     old.unlink(missing_ok=True)
                 if folder is None:
                     (to / papers.NAME).unlink(missing_ok=True)  # of an earlier submission
@@ -190,19 +190,19 @@ class Class_:
         order = Order(
             str(folder.absolute()), str(to.absolute()), tuple(_head(record)), self.plan.limit
         )
-        for number in range(1, TRIES + 1):  # noqa: B007
+        for number in range(1, TRIES + 1):
             try:
                 slot.lane().grade(order)
                 return "" if not self.stopping else None
             except LaneGone as error:
                 if self.stopping:
                     return None
-                said = str(error)
+                often = "" if number == 1 else f"{number} times "
+                said = f"Its grader was ended {often}while it ran: {error}."
                 slot.drop()
                 if isinstance(error, LaneHangs):
                     break  # it has used up all of its time
-        often = "" if number == 1 else f"{number} times "
-        return f"Its grader was ended {often}while it ran: {said}."
+        return said
 
     def _started(self, lane: Lane) -> None:
         with self._lock:

@@ -8,14 +8,23 @@ import stat
 from pathlib import Path
 
 
-def beginning(path: Path, most: int) -> bytes:
+class NotOrdinary(OSError):
+    """It is no ordinary file but what `mode` says."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        super().__init__(errno.EINVAL, "It is no ordinary file", str(path))
+        self.mode = mode
+
+
+def beginning(path: Path, most: int, follow_links: bool = True) -> bytes:
     """The first `most` bytes of an ordinary file, or of one that a link leads to.
 
-    Raises OSError, also where it is anything else: that is never opened, since opening a device can
-    do something, and opening a pipe waits for its other end.
+    Raises OSError; NotOrdinary where it is anything else: that is never opened, since opening a
+    device can do something, and opening a pipe waits for its other end.
     """
-    _expect_file(os.stat(path).st_mode, path)
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    _expect_file(os.stat(path, follow_symlinks=follow_links).st_mode, path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags if follow_links else flags | os.O_NOFOLLOW)
     with open(handle, "rb") as file:
         _expect_file(os.fstat(handle).st_mode, path)  # it may have been exchanged
         return file.read(most)
@@ -23,4 +32,4 @@ def beginning(path: Path, most: int) -> bytes:
 
 def _expect_file(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "It is no ordinary file", str(path))
+        raise NotOrdinary(path, mode)

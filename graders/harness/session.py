@@ -79,7 +79,7 @@ class Options:
             services=chosen.services,
             patience=chosen.patience,
             at_once=at_once or 0,
-            seed=settings.whole("SEED", os.environ.get("SEED", "").strip() or "0", 0, 2**32 - 1),
+            seed=chosen.seed,
             partial=bool(chosen.checks),
             step=chosen.step or "",
             api=chosen.api or "",

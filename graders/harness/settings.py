@@ -180,6 +180,7 @@ class Settings:
     api_url: str | None = None  # API=http://…: where `make tasks` finds one
     port: int | None = None
     down: bool = False  # of `make migrate`
+    seed: int = 0  # of all that a run draws at random
 
     @property
     def the_lab(self) -> Lab:
@@ -226,6 +227,7 @@ def read(env: Mapping[str, str] | None = None) -> Settings:
         api_url=text("API") if _is_address(text("API")) else None,
         port=whole("PORT", text("PORT"), 1, 65_535) if text("PORT") else None,
         down=switch("DOWN", text("DOWN") or "0"),
+        seed=whole("SEED", text("SEED") or "0", 0, 2**32 - 1),
     )
 
 
