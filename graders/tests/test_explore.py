@@ -270,6 +270,26 @@ def test_the_last_moment_of_a_walk_is_tried_again_where_it_was_felt(monkeypatch)
     assert [(point.label, point.skipped) for point in lane.points] == [("1b", ""), ("2b", "")]
 
 
+@pytest.mark.parametrize(("name", "code"),
+                         [("reference", ""), ("start_resets_everything", "task-executed-twice")])
+def test_a_second_worker_that_gave_up_connecting_is_replaced(name, code, tmp_path, monkeypatch):
+    """On a busy machine it is parked for longer than it waits: neither its fault nor the end."""
+    park, gone = interleave.Walk._park, []
+
+    def park_for_too_long(walk, player, door):
+        park(walk, player, door)
+        if player is not walk.first:
+            player.process.kill()
+            gone.append(player.name)
+
+    monkeypatch.setattr(interleave.Walk, "_park", park_for_too_long)
+    result = explored(worker(name, tmp_path), "interleaving")["interleaving"]
+    assert gone
+    assert (result.verdict, result.finding.code if result.finding else "") == (
+        (FAILED, code) if code else (PASSED, "")), result.reason
+    assert [m.words for m in result.coverage.moments if m.outcome == NOT_EXPLORED] == []
+
+
 def test_the_timeline_names_what_broke():
     history = h.History()
     history.add(h.NOTE, "grader", "Killed worker-1.")

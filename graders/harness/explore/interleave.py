@@ -243,11 +243,12 @@ class Walk:
         stage.holds_call = lambda e: e.who != self.first.name
         self.first = stage.player("worker-1", POLL, HOUR)
         door = self.first.hold_all(lambda s: s.kind == "connect")  # parked until all is in place
-        self.first.run()
         second = self._start_second()
-        if second.door is None:
+        if second.door is None:  # the first one is not to be parked for as long as this takes
             self._idles(second)
+            self.first.run()
         else:
+            self.first.run()
             self._park(second.player, second.door)
         self._park(self.first, door)
         stage.put(lane.scenario)
@@ -262,7 +263,7 @@ class Walk:
             self.passed += 1
             if found is not None or self.took:
                 return found
-            if number != self.numbers[-1] and second.door is not None:
+            if number != self.numbers[-1] and lane.second == COLD:
                 second.player.kill()
                 second = self._start_second()
                 self._park(second.player, second.door)
@@ -291,12 +292,12 @@ class Walk:
 
     # The second worker -------------------------------------------------------------------------
 
-    def _start_second(self) -> Second:
+    def _start_second(self, wanted: bool = False) -> Second:
         """Start a second worker; a cold one is parked where it connects until it is wanted."""
         self.seconds += 1
         player = self.stage.player(f"worker-{self.seconds + 1}", POLL, HOUR)
         door = None
-        if self.lane.second == COLD:
+        if self.lane.second == COLD and not wanted:
             door = player.hold_all(lambda s: s.kind == "connect")
         second = Second(player, player.hold_all(self.lane.habits.begins_poll), door)
         player.run()
@@ -337,7 +338,16 @@ class Walk:
         if second.door is not None:
             second.door.release()
         stage.tell(f"Let {player.name} run.")
-        if self._idles(second):
+        idle = self._idles(second)
+        if second.door is not None and not player.alive and not second.polls.steps:
+            # It was parked for longer than it waits for a connection, on a busy machine: our
+            # doing. One that is not parked takes its place.
+            player.kill()
+            second = self._start_second(wanted=True)
+            player = second.player
+            stage.tell(f"Started {player.name} in its place: the other had given up connecting.")
+            idle = self._idles(second)
+        if idle:
             if self.lane.two and stage.has_free_task():
                 return self._broken("one-worker-idle", f"{player.name} polled twice and took "
                                     "nothing, although another task was free")
@@ -347,8 +357,7 @@ class Walk:
             return None
         self.took = True
         if not player.alive:
-            if not second.polls.steps:
-                # It was parked for longer than it waits for a connection: our doing.
+            if not second.polls.steps:  # of what becomes of it then, other checks speak
                 raise Felt(f"{player.name} {player.ending} before it had polled")
             return self._broken("worker-exited", f"{player.name} {player.ending}")
         if not any(e.who == player.name for e in stage.executions):  # it waits for a lock
