@@ -91,6 +91,16 @@ print("ensurepip")
 ' 2>/dev/null </dev/null
 }
 
+# Whether there are wheels that were made for just this Python.
+has_wheels() {
+    tag=$("$1" -I -c 'import sys; print("cp%d%d" % sys.version_info[:2])' 2>/dev/null </dev/null) ||
+        return 1
+    for wheel in "$wheelhouse"/*-"$tag"-*.whl; do
+        if [ -f "$wheel" ]; then return 0; fi
+    done
+    return 1
+}
+
 python=
 without_venv=
 choose_python() {
@@ -99,6 +109,11 @@ choose_python() {
     else
         set -- python3.14 python3.13 python3.12 python3.11 python3 python
     fi
+    for candidate; do # an older one that can be set up without the network comes first
+        command -v "$candidate" >/dev/null 2>&1 && has_wheels "$candidate" || continue
+        set -- "$candidate" "$@"
+        break
+    done
     for candidate; do
         command -v "$candidate" >/dev/null 2>&1 || continue
         # A command may be there and yet not run (a shim, a stub): then it fails here.

@@ -124,6 +124,7 @@ def _grade(asked: Asked, work: Path) -> int:
                if (record := records.load(plan.folder(entry.student))) is not None}
     for student in _again(asked, entries):
         records.forget(plan.folder(student))
+        records.ended(plan.folder(student))
     checks = checks_of(lab)
     heading = (f"Lab {lab.number}, {lab.title}: {len(entries)} "
                f"submission{'' if len(entries) == 1 else 's'}, "
@@ -147,6 +148,10 @@ def _grade(asked: Asked, work: Path) -> int:
         on_begin=lambda entry: _tell(lambda: progress.begin(entry.student, entry.name)),
         on_ready=lambda notes: _tell(lambda: progress.note(" ".join(notes))),
     )
+    if run.suspects:
+        names = ", ".join(entry.name for entry in run.suspects)
+        _tell(lambda: _say("Under way when the last run was killed, and so graded last, one at a "
+                           f"time: {names}."))
     stopped = False
     try:
         run.run()

@@ -94,7 +94,7 @@ class Lane:
             again = self._on_servers(order, left)
             if _ungraded(again) < _ungraded(result):
                 result = again
-            else:
+            elif not self._over:  # else the next run may be writing there by now
                 _move_results(first, to)
             shutil.rmtree(first, ignore_errors=True)
         if not self._over:

@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from graders.classes.lane import END_TIME, Order
+from graders.harness import leftovers
+from graders.harness.leftovers import NUDGE_EVERY
 from graders.harness.settings import ROOT, Lab
 
 START_BOUND = 300.0  # seconds, times PATIENCE; servers take one to five
-GRACE = 60.0  # seconds beyond its limit after which a grading is ended by force
+GRACE = 60.0  # seconds, times PATIENCE, after which one that was told to end is ended by force
 # What is said to one grading must not reach those of a class.
 NOT_FOR_LANES = ("SRC", "CHECK", "STEP", "API", "RUNS", "N", "VERBOSE", "DIR", "OUT", "AGAIN",
                  "PORT", "DOWN")
@@ -45,13 +45,17 @@ class Lane:
     def __init__(self, lab: Lab, services: str, share: float, log: Path, patience: float) -> None:
         """Start its process, which may keep `share` cores busy. `start` waits for its servers."""
         self._lab, self._services, self._log, self._patience = lab, services, log, patience
+        self._ledger = leftovers.Ledger()
         env = {k: v for k, v in os.environ.items() if k not in NOT_FOR_LANES}
-        env |= {"WORKER_LABS_CORES": f"{share:.2f}", "PATIENCE": str(patience)}
+        env |= {"WORKER_LABS_CORES": f"{share:.2f}", "PATIENCE": str(patience),
+                leftovers.LEDGER: str(self._ledger.fd)}
+        leftovers.adopt()
         with log.open("wb") as errors:
             # A session of its own: Ctrl-C is for the command, which then ends its lanes in order.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "graders.classes.lane"], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, env=env, start_new_session=True,
+                pass_fds=[self._ledger.fd],
             )
         self._unread = b""
         self._stdin = threading.Lock()
@@ -80,23 +84,29 @@ class Lane:
     def wait(self) -> None:
         """Wait until it has ended and cleaned up; one that hangs is ended by force."""
         self.stop()
-        try:
-            self._process.wait(END_TIME + 10 * self._patience)
-        except subprocess.TimeoutExpired:
+        until = time.monotonic() + END_TIME + GRACE * self._patience
+        while self._process.poll() is None and time.monotonic() < until:
+            self._nudge()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(NUDGE_EVERY)
+        if self._process.returncode != 0:
             self.kill()
+        self._ledger.close()
         self._process.stdout.close()
 
     def kill(self) -> None:
-        """End it at once; its keepers end everything that it had started."""
-        below: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
-            below = psutil.Process(self._process.pid).children(recursive=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for each in below:  # a submission may have stopped its keeper
-            with contextlib.suppress(psutil.Error):
-                each.resume()
+        """End it at once, with everything that it had started: returns when all is gone."""
+        if self._process.poll() is None:  # else the number may be somebody else's by now
+            with contextlib.suppress(OSError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        leftovers.settle(self._ledger.read())
+        self._ledger.close()
+
+    def _nudge(self) -> None:
+        """Let it go on, should what it grades have stopped it."""
+        with contextlib.suppress(OSError):
+            self._process.send_signal(signal.SIGCONT)
 
     def last_words(self) -> str:
         """The last line that it wrote to standard error; "" if there is none."""
@@ -119,9 +129,12 @@ class Lane:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._unread:
                 left = until - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if left <= 0:
                     self.kill()
                     raise LaneHangs("it did not answer in time")
+                if not selector.select(min(left, NUDGE_EVERY)):
+                    self._nudge()
+                    continue
                 read = os.read(self._process.stdout.fileno(), 65536)
                 if not read:
                     raise LaneGone("it ended")

@@ -70,6 +70,7 @@ class Entry:
     problem: str = ""  # why there is nothing to grade, in one sentence
     remarks: tuple[str, ...] = ()
     loose: tuple[tuple[str, Path], ...] = ()  # files that were uploaded one by one
+    id: str = ""  # what the platform calls the student: a number, or an address
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class _Upload:
     kind: str = "file"
     late: bool | None = None
     order: int = 0  # later uploads have higher ones
+    id: str = ""  # what the platform calls the student, if that is not the number
 
 
 def find(
@@ -204,7 +206,7 @@ def _entry(group: list[_Upload], student: str, lab: str) -> Entry:
     last = group[-1]
     name = shown(last.name, MAX_SHOWN).strip() or student
     late = None if last.late is None else any(u.late for u in group)
-    entry = Entry(student, name, last.path, late)
+    entry = Entry(student, name, last.path, late, id=shown(last.id or last.number, MAX_SHOWN))
     files = [u for u in group if u.kind == "file"]
     if not files:
         what = "a text or a link" if last.kind in ("onlinetext", "text") else last.kind
@@ -316,7 +318,8 @@ def _gradescope(top: Path, children: list[Path]) -> list[_Upload]:
         mails = ",".join(sorted(p.get("email", "") for p in who))
         key = mails if mails.strip(",") else path.name
         last[key] = found["number"]
-        uploads.append((key, _Upload(path, name, "", order=int(found["number"]))))
+        known = ", ".join(filter(None, (p.get("sid") or p.get("email") for p in who)))
+        uploads.append((key, _Upload(path, name, "", order=int(found["number"]), id=known)))
     return [replace(upload, number=last[key]) for key, upload in uploads]
 
 

@@ -3,6 +3,9 @@
 `graded.json` lies beside a student's results and is written last: a folder without it was not
 finished. It says which submission was graded, by the contents of its files, and by which kit; if
 either is another now, the submission is graded again, and for no other reason.
+
+While it is graded, a file says so. Where it is found later, the whole run was ended meanwhile: by
+chance, or by what the submission does.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from graders.harness.report.json_report import write_text
 from graders.harness.submission import LEFT_OUT, MAX_BYTES, MAX_FILES
 
 NAME = "graded.json"
+BEGUN = "begun"  # holds how many runs have begun to grade what lies here, and were ended by that
 RESULTS = "results.json"
 
 
@@ -39,6 +43,7 @@ class Record:
     opened: bool = True  # else there was nothing to grade, and the problem is its author's
     remarks: tuple[str, ...] = ()
     answers: str = ""  # what is to be said of ANSWERS.md, in one sentence
+    id: str = ""  # what the platform calls the student: a number, or an address
 
     def same(self, submission: str, kit: str, lab: str) -> bool:
         """Whether that is what was graded here, and by the same kit."""
@@ -65,6 +70,24 @@ def load(folder: Path) -> Record | None:
 def forget(folder: Path) -> None:
     """What lies here is about to be made anew. Raises OSError."""
     (folder / NAME).unlink(missing_ok=True)
+
+
+def begin(folder: Path, times: int) -> None:
+    """It is being graded now, for this run and so many before it that have not ended it."""
+    write_text(folder / BEGUN, f"{times}\n")
+
+
+def begun(folder: Path) -> int:
+    """How many runs were ended while they graded this; 0 for nearly all."""
+    try:
+        return int((folder / BEGUN).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def ended(folder: Path) -> None:
+    """Its grading was not the end of the run. Raises OSError."""
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def results_of(folder: Path) -> dict[str, Any] | None:

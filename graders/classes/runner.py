@@ -2,6 +2,8 @@
 
 A submission that hangs, or ends its grader, costs its own time limit and nothing else. Whatever
 ends the run, what was graded stays: the next run takes up the rest (records.py says how it knows).
+What was under way when a run was killed comes last then, one at a time, since one of them may have
+done it; whoever was under way alone when that happened again is not tried a third time.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,11 +34,19 @@ UNPACKED = "unpacked"  # where their archives are opened
 # What keeps this machine from opening an archive, whatever is in it.
 OWN_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS)
 TRIES = 2  # of a submission whose lane ended under it
+RUNS = 2  # that a submission may see ended while it is graded
+ENDS_RUNS = (
+    "The whole run was ended {} times while it was graded, the last time while nothing else was. "
+    "AGAIN={} tries it once more."
+)
+# An average, with its servers and the workers that it starts.
+LANE_MEMORY = 450 << 20  # bytes
 
 
 def lanes() -> int:
     """How many submissions are graded side by side, where nobody says."""
-    return math.ceil(LANES_PER_CORE * settings.cores())
+    wanted = math.ceil(LANES_PER_CORE * settings.cores())
+    return max(1, min(wanted, settings.memory() // LANE_MEMORY))
 
 
 @dataclass(frozen=True)
@@ -71,29 +82,35 @@ class Class_:
     stopping: bool = False
 
     def __post_init__(self) -> None:
-        self._todo = deque(self.entries)
+        folders = {entry.student: self.plan.folder(entry.student) for entry in self.entries}
+        # Under way when an earlier run was killed.
+        self.suspects = [e for e in self.entries if records.begun(folders[e.student])]
+        self._todo = deque(e for e in self.entries if e not in self.suspects)
         self._lanes: set[Lane] = set()
         self._lock = threading.Lock()
         self._ready = False
 
     def run(self) -> None:
         """Grade all that is not graded yet; returns when that is done, or `stop` was called."""
-        count = max(1, min(self.plan.jobs, len(self.entries)))
-        threads = [
-            threading.Thread(target=self._lane, args=(number,), name=f"lane-{number}", daemon=True)
-            for number in range(count)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # short, so that Ctrl-C is heard
-        except BaseException:
-            self.stop()
-            for thread in threads:
-                thread.join()
-            raise
+        count = min(self.plan.jobs, len(self._todo))
+        self._in_lanes(range(count))
+        if self.suspects and not self.stopping:
+            self._todo.extend(self.suspects)
+            self._in_lanes([count])
+
+    def _in_lanes(self, numbers: Sequence[int]) -> None:
+        """Grade what there is to do, so many side by side."""
+        with ThreadPoolExecutor(max(1, len(numbers)), thread_name_prefix="lane") as pool:
+            lanes = [pool.submit(self._lane, number) for number in numbers]
+            try:
+                # Not Thread.join: after a Ctrl-C in there (until Python 3.12) a thread is taken
+                # for ended that is not. Short, so that Ctrl-C is heard.
+                while wait(lanes, 0.2).not_done:
+                    pass
+            except BaseException:
+                self.stop()
+                wait(lanes)
+                raise
 
     def stop(self) -> None:
         """End it soon. What is under way is given up, and not written."""
@@ -155,7 +172,7 @@ class Class_:
                 student=entry.student, name=entry.name, file=_called(entry, plan.source),
                 late=entry.late, submission=records.contents(folder) if folder else problem,
                 kit=plan.kit, lab=plan.lab.name, minutes=0.0, problem=problem,
-                opened=folder is not None, remarks=tuple(remarks),
+                opened=folder is not None, remarks=tuple(remarks), id=entry.id,
             )
             old = records.load(to)
             if old is not None and old.same(record.submission, record.kit, record.lab):
@@ -165,10 +182,15 @@ class Class_:
             began = time.monotonic()
             if folder is not None:
                 record = replace(record, answers=papers.keep(folder, to))
-                with contextlib.suppress(LaneGone):  # the first start is nobody's time
-                    slot.lane()
-                began = time.monotonic()
-                problem = self._graded(record, folder, to, slot)
+                times = records.begun(to)
+                if times < RUNS:
+                    with contextlib.suppress(LaneGone):  # the first start is nobody's time
+                        slot.lane()
+                    records.begin(to, times + 1)
+                    began = time.monotonic()
+                    problem = self._graded(record, folder, to, slot)
+                else:
+                    problem = ENDS_RUNS.format(times, entry.student)
                 if problem is None:
                     return None, False
             if problem:
@@ -182,6 +204,8 @@ class Class_:
             records.save(record, to)
             return record, False
         finally:
+            with contextlib.suppress(OSError):
+                records.ended(to)
             shutil.rmtree(unpacked, ignore_errors=True)
 
     def _graded(self, record: Record, folder: Path, to: Path, slot: _Slot) -> str | None:
@@ -267,9 +291,8 @@ class _Slot:
 
 def _kept(old: Record, record: Record, to: Path) -> Record:
     """What an earlier run has kept, with what is known of the student now."""
-    now = replace(
-        old, name=record.name, file=record.file, late=record.late, remarks=record.remarks
-    )
+    now = replace(old, name=record.name, file=record.file, late=record.late,
+                  remarks=record.remarks, id=record.id)
     if now != old:
         records.save(now, to)
     return now

@@ -89,14 +89,14 @@ def table(rows: Sequence[Row], checks: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([
-        "student", "name", "file", "late", "state", "points", "of", *checks, "passed", "failed",
-        "not checked", "could not grade", "findings", "minutes", "kit", "remarks",
+        "student", "name", "id", "file", "late", "state", "points", "of", *checks, "passed",
+        "failed", "not checked", "could not grade", "findings", "minutes", "kit", "remarks",
     ])  # fmt: skip
     for row in rows:
         record = row.record
         by_name = {check["name"]: check for check in row.checks}
         writer.writerow([
-            plain(record.student), plain(record.name), plain(record.file),
+            plain(record.student), plain(record.name), plain(record.id), plain(record.file),
             {True: "late", False: "", None: ""}[record.late],
             row.state,
             "" if row.points is None else row.points,

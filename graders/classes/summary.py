@@ -84,7 +84,8 @@ def _checks(graded: Sequence[Row], checks: Mapping[str, Check]) -> Iterator[str]
     yield "## Which checks fail most"
     yield ""
     if not failed:
-        yield "None: whoever was graded passes all of them."
+        yield ("None of those that could be graded." if unknown else
+               "None: whoever was graded passes all of them.")
         return
     yield "| check | failed | not checked | passed | points |"
     yield "|---|---:|---:|---:|---:|"

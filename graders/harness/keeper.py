@@ -21,17 +21,19 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from graders.harness import keeper_program
+from graders.harness import keeper_program, leftovers
+from graders.harness.leftovers import KEEPER_TIME, NUDGE_EVERY
 
 ANSWER_TIME = 60.0  # seconds after which a keeper that does not answer is taken for lost
-CLOSE_TIME = 60.0  # seconds that are waited for its end; containers take some
 
 OnExit = Callable[[int | None, str | None], object]
 OnCap = Callable[[str, int, int], object]
@@ -69,6 +71,9 @@ class Keeper:
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
         self._exits: dict[int, _Exit] = {}
         self._caps: dict[str, OnCap] = {}
+        # What it is to remove. Should it be killed, its owner does so.
+        self._folders: list[str] = []
+        self._containers: list[str] = []
         self._lost = ""  # why the keeper is gone
         self._closed = False
         self._reader = threading.Thread(target=self._read, name="keeper-reader", daemon=True)
@@ -80,6 +85,7 @@ class Keeper:
 
         `portable`: work as on a system without /proc and subreapers, for tests.
         """
+        leftovers.adopt()
         ours, theirs = socket.socketpair()
         program = Path(keeper_program.__file__)
         command = [sys.executable, "-I", str(program), str(theirs.fileno())]
@@ -101,7 +107,9 @@ class Keeper:
             raise KeeperLost(f"The grader cannot start its keeper process: {error}") from None
         finally:
             theirs.close()
-        return cls(process, ours)
+        keeper = cls(process, ours)
+        leftovers.note(keeper.run_id, keeper=leftovers.known(process.pid))
+        return keeper
 
     @property
     def pid(self) -> int:
@@ -192,7 +200,8 @@ class Keeper:
         Raises TimeoutError if some are still there after `timeout` seconds.
         """
         if wait:
-            self._ask({"op": "kill", "marker": marker}, timeout=timeout)
+            if self._answer({"op": "kill", "marker": marker}, (), timeout) is None:
+                raise TimeoutError(f"processes of {marker} are still there")
         else:
             self._send({"op": "kill", "marker": marker})
 
@@ -205,10 +214,14 @@ class Keeper:
         whole = Path(path).absolute()
         if len(whole.parts) < 3 or whole in (Path.home(), Path.cwd(), *Path.cwd().parents):
             raise ValueError(f"{whole} is not a folder that may be removed")
+        self._folders.append(str(whole))
+        leftovers.note(self.run_id, folder=str(whole))
         self._send({"op": "tidy", "path": str(whole)})
 
     def container(self, label: str) -> None:
         """Have the containers with this label removed at the end of the run, whatever ends it."""
+        self._containers.append(label)
+        leftovers.note(self.run_id, container=label)
         self._send({"op": "container", "label": label})
 
     def close(self) -> None:
@@ -218,11 +231,12 @@ class Keeper:
         if not closed:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
-        try:
-            self._process.wait(CLOSE_TIME)
-        except subprocess.TimeoutExpired:
-            # It goes on by itself, unless what it runs has stopped it.
-            self._process.send_signal(signals.SIGCONT)
+        self._await()
+        if not closed and self._process.returncode == 0:
+            leftovers.note(self.run_id, closed=True)
+        elif not closed and self._process.returncode is not None:
+            self._end_all()
+            leftovers.remove(self._folders, self._containers)
         if threading.current_thread() is not self._reader:
             self._reader.join(5)
         self._control.close()
@@ -232,6 +246,34 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # Should it not do what it is there for
+
+    def _await(self) -> None:
+        """Wait for its end. One that is still at work after KEEPER_TIME goes on by itself."""
+        until = time.monotonic() + KEEPER_TIME
+        while self._process.poll() is None and time.monotonic() < until:
+            self._nudge()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(NUDGE_EVERY)
+        if self._process.poll() is None:
+            with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
+                if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:
+                    self._process.kill()  # what it runs stops it again and again
+                    self._process.wait(NUDGE_EVERY)
+
+    def _nudge(self) -> None:
+        """Let it go on, should what it runs have stopped it."""
+        with contextlib.suppress(OSError):
+            self._process.send_signal(signals.SIGCONT)
+
+    def _end_all(self) -> None:
+        """End all that it has left, in its place."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait(NUDGE_EVERY)  # only then are its orphans ours
+        leftovers.end_orphans()
+        leftovers.end_marked(self.run_id)  # where there are no subreapers
 
     # Messages
 
@@ -246,10 +288,17 @@ class Keeper:
         except OSError as error:
             raise self._gone(error) from None
 
-    def _ask(
-        self, order: dict[str, Any], fds: Sequence[int] = (), timeout: float = ANSWER_TIME
-    ) -> dict[str, Any]:
-        """Send an order and wait for its answer."""
+    def _ask(self, order: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
+        """Send an order and wait for its answer. Raises KeeperLost."""
+        answer = self._answer(order, fds, ANSWER_TIME)
+        if answer is None:
+            raise KeeperLost("The grader's keeper process does not answer any more.")
+        return answer
+
+    def _answer(
+        self, order: dict[str, Any], fds: Sequence[int], timeout: float
+    ) -> dict[str, Any] | None:
+        """Send an order: its answer, or None if there is none after `timeout` seconds."""
         if threading.current_thread() is self._reader:
             raise RuntimeError("a callback of the keeper must not wait for the keeper")
         number = next(self._requests)
@@ -260,7 +309,12 @@ class Keeper:
             self._waiting[number] = future
         try:
             self._send({**order, "id": number}, fds)
-            return future.result(timeout)
+            until = time.monotonic() + timeout
+            while (left := until - time.monotonic()) > 0:
+                with contextlib.suppress(FutureTimeout):
+                    return future.result(min(left, NUDGE_EVERY))
+                self._nudge()
+            return None
         finally:
             with self._lock:
                 self._waiting.pop(number, None)
@@ -320,8 +374,7 @@ class Keeper:
             pids = list(self._exits)
             closed = self._closed
         if not closed:  # somebody killed the keeper: end what it can end no more
-            with contextlib.suppress(Exception):
-                keeper_program.kill_everything_marked(f"{self.run_id}/")
+            self._end_all()
         for future in waiting:
             with contextlib.suppress(Exception):
                 future.set_exception(self._gone())

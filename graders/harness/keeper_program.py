@@ -56,6 +56,8 @@ END_TIME = 300.0  # seconds after which even those are given up that the kernel 
 ROOM = 700  # processes and threads beyond what the machine has now; see Program.process_limit
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
+IPC_RMID = 0
+POSTGRES_FOLDER = "wl-pg-"  # what the folder of an embedded PostgreSQL is called
 
 
 class Child:
@@ -356,9 +358,35 @@ def folder_bytes(path: str, seconds: float = FOLDERS_TIME) -> int:
     return total
 
 
+def remove_segment(folder: str) -> None:
+    """Remove the segment of shared memory that a PostgreSQL which was killed has left.
+
+    Its number stands in a file that PostgreSQL removes when it ends in order. The segment is a few
+    bytes, but nobody else would ever remove it.
+    """
+    if not LINUX or not os.path.basename(folder).startswith(POSTGRES_FOLDER):
+        return
+    with contextlib.suppress(Exception):  # a submission may have put anything in its place
+        fd = os.open(os.path.join(folder, "data", "postmaster.pid"),
+                     os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
+        key, number = text.split(b"\n")[6].split()
+        for row in read_proc("/proc/sysvipc/shm").splitlines():
+            fields = row.split()  # sysvipc(5): key, shmid, perms, size, cpid, lpid, nattch
+            if fields[:2] == [key, number] and fields[6] == b"0":
+                import ctypes
+
+                ctypes.CDLL(None).shmctl(int(number), IPC_RMID, None)
+
+
 def remove_folder(path: str) -> None:
     """Remove a folder with all that is in it, also what was made unwritable."""
     import shutil
+
+    remove_segment(path)
 
     def again(function: Any, name: str, _: Any) -> None:
         with contextlib.suppress(OSError):

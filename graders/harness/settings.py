@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SERVICES = ("auto", "containers", "embedded", "external")
@@ -34,9 +36,37 @@ def state_dir() -> Path:
     return folder
 
 
+CGROUP = Path("/sys/fs/cgroup")  # of a container: what it may use, as cgroups(7) version 2 tells
+
+
 def cores() -> int:
-    """How many cores this machine has."""
-    return os.cpu_count() or 2
+    """How many cores this run may use: those of this machine, or fewer in a container."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        count = os.cpu_count() or 2
+    quota, _, period = _of_cgroup("cpu.max").partition(" ")
+    if quota.isdigit() and period.isdigit() and int(period):
+        count = min(count, math.ceil(int(quota) / int(period)))
+    return max(1, count)
+
+
+def memory() -> int:
+    """Bytes of memory that are free for this run: of this machine, or less in a container."""
+    free = psutil.virtual_memory().available
+    most, used = _of_cgroup("memory.max"), _of_cgroup("memory.current")
+    if most.isdigit() and used.isdigit():
+        cached = re.search(r"^inactive_file (\d+)$", _of_cgroup("memory.stat"), re.MULTILINE)
+        given_back = int(cached[1]) if cached else 0  # as soon as somebody wants it
+        free = min(free, max(0, int(most) - int(used) + given_back))
+    return free
+
+
+def _of_cgroup(name: str) -> str:
+    try:
+        return (CGROUP / name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def per_core(count: float) -> int:

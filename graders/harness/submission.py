@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from graders.harness.keeper import Keeper, SpawnError
+from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.loglines import LineSplitter
 from graders.harness.ordinary import beginning
 
@@ -139,6 +139,8 @@ class Submission:
                     argv, env=env, cwd=self.copy, stdout=write, stderr=write, marker=marker,
                     limits={**BUILD_LIMITS, "folders": folders},
                 )  # fmt: skip
+            except KeeperLost:
+                raise
             except SpawnError as error:
                 raise SubmissionError("build-failed", f"The build cannot start: {error}") from None
             finally:
@@ -158,6 +160,8 @@ class Submission:
             what = f"was still running after {timeout:.0f} s"
         elif how[0] == (0, None):
             return lines
+        elif how[0] == (None, None):
+            raise KeeperLost("The grader has lost its keeper process.")
         else:
             code, name = how[0]
             what = f"was ended by {name}" if name else f"ended with exit status {code}"

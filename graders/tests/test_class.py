@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graders.classes import command, layouts, records, scores, summary
+from graders.classes import command, lanes, layouts, records, scores, summary
 from graders.classes import lane as lanes_lane
 from graders.classes.archives import ArchiveError
 from graders.classes.lanes import Lane, LaneHangs
@@ -27,7 +27,7 @@ from graders.classes.progress import ClassProgress, bar, duration
 from graders.classes.records import Record
 from graders.classes.runner import Class_, Plan
 from graders.classes.scores import Row
-from graders.harness import settings
+from graders.harness import leftovers, settings
 from graders.harness.catalog import checks_of
 from graders.harness.results import CheckResult, LabResult
 from graders.harness.servers.base import poll
@@ -55,6 +55,38 @@ KILLS = worker(
     "        os.kill(each.pid, signal.SIGKILL)\n"
     "        break\n"
 )
+
+
+def hides(seconds: int, code: str) -> dict[str, str]:
+    """A submission that leaves a `sleep` of which nothing tells whose it is, and does this then."""
+    return worker(
+        "import os, psutil, signal, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        f"        os.execve('/bin/sleep', ['sleep', '{seconds}'], {{}})\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "keeper = psutil.Process().parent()\n"
+        "grader = keeper.parent()\n"
+        f"if 'graders.classes.lane' in grader.cmdline():\n{code}"
+    )
+
+
+def hidden(seconds: int) -> list[int]:
+    """Its programs that are left."""
+    return [p.pid for p in psutil.process_iter(["cmdline"])
+            if p.info["cmdline"] == ["sleep", str(seconds)]]
+
+
+# Its own keeper last: that one takes it along.
+KILLS_ALL = """
+    others = [each for each in grader.children() if each != keeper]
+    for send in (signal.SIGSTOP, signal.SIGKILL):
+        for each in [grader, *others, keeper]:
+            each.send_signal(send)
+"""
+STOPS = "    grader.suspend()\n"
 KILLS_ITS_KEEPER = worker("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
 
 
@@ -274,7 +306,9 @@ def cheap(tmp_path: Path) -> Path:
     return source
 
 
-def run_of(source: Path, out: Path, work: Path, **more: object) -> tuple[dict[str, Record], set]:
+def run_of(
+    source: Path, out: Path, work: Path, lanes: int = 2, **more: object
+) -> tuple[dict[str, Record], set]:
     """The records of a run in this process, and whose were kept from an earlier one."""
     work.mkdir()
     plan = Plan(**{"lab": LAB, "source": source, "out": out, "work": work, "kit": "1", "jobs": 1,
@@ -285,7 +319,8 @@ def run_of(source: Path, out: Path, work: Path, **more: object) -> tuple[dict[st
     run.run()
     assert run.trouble == ""
     left = {path.relative_to(work).as_posix() for path in work.rglob("*")}
-    assert left <= {"unpacked", "lane-0-1.log", "lane-0-2.log"}  # and nothing in it
+    logs = {f"lane-0-{number}.log" for number in range(1, lanes + 1)}
+    assert left <= {"unpacked", *logs}  # and nothing in it
     return run.records, kept
 
 
@@ -546,6 +581,121 @@ def test_whoever_ends_the_keeper_is_not_graded_and_nobody_else_is_harmed(tmp_pat
     assert (anna.state, anna.findings) == (scores.NOT_GRADED, [])
     assert "keeper" in anna.why_not
     assert (bert.state, bert.findings) == (scores.GRADED, ["submission-unusable"])
+
+
+ENDS_THE_RUN = worker(
+    "import psutil, signal\n"
+    "for each in psutil.Process().parents():\n"
+    "    if 'grade-all' in each.cmdline():\n"
+    "        each.kill()\n"
+)
+
+
+def test_whoever_ends_the_run_keeps_nobody_from_being_graded(cheap: Path, tmp_path: Path) -> None:
+    """The next run grades it last and alone, and the one after that not any more."""
+    out = tmp_path / "out"
+    lay(cheap / "anna", ENDS_THE_RUN)
+    assert graded(cheap, out, JOBS="2")[0] == -signal.SIGKILL
+    code, said, _ = graded(cheap, out, JOBS="2")
+    assert code == -signal.SIGKILL
+    assert "graded last, one at a time: anna" in said
+    code, _, errors = graded(cheap, out, JOBS="2")
+    assert (code, errors) == (2, "")
+    rows = table(out)
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "anna": scores.NOT_GRADED, "bert": scores.GRADED, "chris": scores.GRADED}
+    assert "ended 2 times while it was graded" in rows["anna"]["remarks"]
+    assert "AGAIN=anna tries it once more" in (
+        out / "students" / "anna" / "feedback.txt").read_text()
+    assert graded(cheap, out)[0] == 2  # it is not tried again by itself …
+    assert graded(cheap, out, AGAIN="anna")[0] == -signal.SIGKILL  # … only when asked for
+
+
+def test_a_run_that_is_stopped_in_order_blames_nobody(cheap: Path, tmp_path: Path) -> None:
+    lay(cheap / "anna", HANGS)
+    run = started(cheap, tmp_path / "out", JOBS="1")
+    folder = tmp_path / "out" / "students" / "anna"
+    try:
+        assert poll(lambda: records.begun(folder), BOUND) == 1
+    finally:
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=BOUND)
+    assert run.returncode == 130
+    assert records.begun(folder) == 0
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What the lanes that were ended by force have had."""
+    found: list[dict] = []
+    settle = leftovers.settle
+
+    def settled(notes: list[dict]) -> None:
+        found.extend(notes)
+        settle(notes)
+
+    monkeypatch.setattr(leftovers, "settle", settled)
+    return found
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no subreapers")
+
+
+@linux
+def test_whoever_ends_grader_and_keepers_leaves_nothing_behind(
+    tmp_path: Path, noted: list[dict]
+) -> None:
+    source, out = tmp_path / "class", tmp_path / "out"
+    seconds = 31_000_000 + os.getpid()
+    lay(source / "anna", hides(seconds, KILLS_ALL))
+    lay(source / "bert", {"readme.txt": ""})
+    found, _ = run_of(source, out, tmp_path / "w", lanes=3)
+    assert found["anna"].problem == "Its grader was ended 2 times while it ran: it ended."
+    assert found["bert"].problem == ""
+    keepers = [each["keeper"][0] for each in noted if "keeper" in each]
+    folders = [each["folder"] for each in noted if "folder" in each]
+    assert len(keepers) >= 4  # of the servers and of the grading, each twice
+    assert any("/wl-pg-" in folder for folder in folders)
+    assert [folder for folder in folders if Path(folder).exists()] == []
+    assert [pid for pid in keepers if psutil.pid_exists(pid)] == []
+    assert hidden(seconds) == []
+
+
+@linux
+def test_whoever_stops_the_grader_is_graded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "NUDGE_EVERY", 0.2)
+    nudge, stopped, seconds = Lane._nudge, [], 32_000_000 + os.getpid()
+
+    def nudged(lane: Lane) -> None:
+        stopped.append(psutil.Process(lane.pid).status() == psutil.STATUS_STOPPED)
+        nudge(lane)
+
+    monkeypatch.setattr(Lane, "_nudge", nudged)
+    lay(tmp_path / "class" / "anna", hides(seconds, STOPS))
+    found, _ = run_of(tmp_path / "class", tmp_path / "out", tmp_path / "w")
+    assert found["anna"].problem == ""
+    row = Row.of(found["anna"], tmp_path / "out" / "students" / "anna")
+    assert row.findings
+    assert any(stopped)
+    assert hidden(seconds) == []
+
+
+@linux
+def test_a_grader_that_stays_stopped_has_used_up_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: list[dict]
+) -> None:
+    for name, seconds in (("NUDGE_EVERY", 0.2), ("END_TIME", 1.0), ("GRACE", 1.0)):
+        monkeypatch.setattr(lanes, name, seconds)
+    monkeypatch.setattr(Lane, "_nudge", lambda _: None)
+    seconds = 33_000_000 + os.getpid()
+    lay(tmp_path / "class" / "anna", hides(seconds, STOPS))
+    found, _ = run_of(tmp_path / "class", tmp_path / "out", tmp_path / "w", limit=5.0)
+    assert found["anna"].problem == (
+        "Its grader was ended while it ran: it did not answer in time.")
+    assert noted
+    assert hidden(seconds) == []
 
 
 def test_a_run_can_be_stopped_by_another_thread(tmp_path: Path) -> None:

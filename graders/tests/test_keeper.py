@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from graders.harness import keeper as keeper_module
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 
 BOUND = 20.0  # seconds that only a failure takes
@@ -410,6 +411,45 @@ class TestTheEnd:
         with pytest.raises(KeeperLost, match="lost its keeper"):
             Run(keeper, ["true"])
         keeper.close()
+
+    @pytest.mark.skipif(not LINUX, reason="elsewhere there are no subreapers")
+    def test_a_killed_keeper_leaves_nothing(self, tmp_path: Path) -> None:
+        """Also of who has left its parents, its session and its environment."""
+        folder = tmp_path / "wl-run"
+        folder.mkdir()
+        keeper = Keeper.start()
+        keeper.tidy(folder)
+        hide = "say(); os.execve('/bin/sleep', ['sleep', '600'], {})"
+        run, pids = escape(keeper, ESCAPES["double fork"].replace("stay()", hide), 2)
+        os.kill(keeper.pid, signal.SIGKILL)
+        assert run.wait() == (None, None)
+        wait_gone(*pids)
+        assert not [pid for pid in pids if psutil.pid_exists(pid)]  # reaped, too
+        keeper.close()
+        assert not folder.exists()
+
+    def test_what_a_killed_keeper_has_not_started_stays(self) -> None:
+        ours = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        try:
+            keeper = Keeper.start()
+            os.kill(keeper.pid, signal.SIGKILL)
+            keeper.close()
+            assert ours.poll() is None
+        finally:
+            ours.kill()
+            ours.wait()
+
+    def test_a_stopped_keeper_is_told_to_go_on(
+        self, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(keeper_module, "NUDGE_EVERY", 0.1)
+        run, pids = escape(keeper, ESCAPES["setsid"], 2)
+        os.kill(keeper.pid, signal.SIGSTOP)
+        assert Run(keeper, ["true"]).wait() == (0, None)
+        os.kill(keeper.pid, signal.SIGSTOP)
+        keeper.close()
+        assert run.how == (None, "SIGKILL")
+        wait_gone(*pids)
 
     @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
     @pytest.mark.parametrize("portable", [False, True])

@@ -380,6 +380,15 @@ class TestGradescope:
         folder = self.export(top, metadata)
         assert ids(find(folder)) == [f"submission_{n}" for n in range(98765, 98769)]
 
+    def test_what_the_platforms_call_their_students(self, top: Path, tmp_path: Path) -> None:
+        """For the way back into a gradebook."""
+        entries = find(self.export(top, METADATA))
+        assert {e.id for e in entries if e.name.startswith("Anna")} == {"555"}
+        assert "submission_98768" not in {e.id for e in entries}
+        others = lay(tmp_path / "others", "Anna B_123_assignsubmission_file_/Procfile",
+                     "muellereva_LATE_77_1234_lab03.zip")
+        assert {e.name: e.id for e in find(others)} == {"Anna B": "123", "muellereva": "77"}
+
     def test_the_same_student_twice(self, top: Path) -> None:
         twice = METADATA + METADATA.split("submission_98766")[0][4:].replace("98765", "98769")
         lay(self.export(top, twice), "submission_98769/Procfile")

@@ -382,6 +382,24 @@ def test_a_wheelhouse_that_does_not_suffice_is_told_and_the_network_is_asked(
     assert stamps(kit) == {".ready-base"}
 
 
+@pytest.mark.parametrize("wheels", [True, False])
+def test_the_python_that_there_are_wheels_for_comes_first(
+    kit: Path, tmp_path: Path, wheels: bool
+) -> None:
+    """A newer one would have to download its packages."""
+    path, made = tools(tmp_path / "bin"), tmp_path / "made"
+    for name, tag in (("python3.14", "cp399"), ("python3.12", "cp398")):
+        program(tmp_path / "bin" / name, (
+            f'#!/bin/sh\ncase "$*" in *cp%d%d*) echo {tag}; exit;; *"-m venv"*) echo {name} '
+            f'>> {made};; esac\nexec "{sys.executable}" "$@"\n'
+        ))
+    if wheels:
+        make_wheel(kit / ".wheelhouse", "tiny_worker", tag="cp398-cp398-any")
+    done = setup(kit, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert made.read_text().split() == ["python3.12" if wheels else "python3.14"]
+
+
 def test_a_damaged_wheel_is_no_obstacle_while_there_is_a_network(kit: Path, tmp_path: Path) -> None:
     needs(kit, "tiny-worker")
     make_wheel(tmp_path / "index", "tiny_worker")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from graders.classes import runner
 from graders.harness import places, settings
 from graders.harness.history import History
 from graders.harness.places import Bound, Places, Processor
@@ -199,6 +203,56 @@ def test_a_share_of_the_cores(
 ) -> None:
     monkeypatch.setenv("WORKER_LABS_CORES", share)
     assert settings.per_core(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("150000 100000", 2), ("100000 100000", 1), ("20000 100000", 1), ("max 100000", 8),
+     ("9900000 100000", 8), ("", 8), ("1 0", 8), ("\xff", 8)],
+)
+def test_the_cores_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(settings, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cpu.max").write_bytes(f"{quota}\n".encode("latin-1"))
+    assert settings.cores() == expected
+
+
+def test_the_cores_where_a_process_is_bound_to_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(settings, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
+    assert settings.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert settings.cores() == 2
+
+
+@pytest.mark.parametrize(("most", "free"), [("3000", 2000), ("max", 5000), ("9000", 5000),
+                                            ("500", 0), (None, 5000)])
+def test_the_memory_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: str | None, free: int
+) -> None:
+    monkeypatch.setattr(settings, "CGROUP", tmp_path)
+    monkeypatch.setattr(settings.psutil, "virtual_memory", lambda: SimpleNamespace(available=5000))
+    if most:
+        (tmp_path / "memory.max").write_text(most + "\n")
+        (tmp_path / "memory.current").write_text("1400\n")
+        (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 400\nactive_file 1\n")
+    assert settings.memory() == free
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "lanes"), [(2, 16, 3), (24, 4, 9), (4, 0.1, 1), (1, 8, 2)]
+)
+def test_submissions_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: float, lanes: int
+) -> None:
+    monkeypatch.setattr(settings, "cores", lambda: cores)
+    monkeypatch.setattr(settings, "memory", lambda: int(gigabytes * (1 << 30)))
+    assert runner.lanes() == lanes
 
 
 @pytest.mark.parametrize("share", ["", "many", "0", "nan", "inf"])

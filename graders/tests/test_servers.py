@@ -73,6 +73,26 @@ def test_embedded_servers_start_side_by_side_on_loopback_and_stop(
         assert list(server.folder.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing lists the segments")
+def test_servers_of_a_killed_keeper_leave_nothing(own_dir: Path) -> None:
+    """Not even the segment of shared memory that a killed PostgreSQL leaves."""
+    keeper = Keeper.start()
+    postgres = servers.start(BOTH, "embedded", keeper, own_dir).postgres
+    pid_file = (postgres.folder / "data" / "postmaster.pid").read_text().split("\n")
+    segment = pid_file[6].split()[1]
+
+    def known() -> set[str]:
+        rows = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+        return {row.split()[1] for row in rows}
+
+    assert segment in known()
+    os.kill(keeper.pid, signal.SIGKILL)
+    keeper.close()
+    assert not psutil.pid_exists(postgres.pid)
+    assert not postgres.folder.exists()
+    assert segment not in known()
+
+
 def test_the_superuser_needs_its_password(keeper: Keeper, own_dir: Path) -> None:
     server = embedded.start_postgres(keeper, own_dir)
     try:

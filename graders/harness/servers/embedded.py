@@ -30,6 +30,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from graders.harness import keeper_program
 from graders.harness.servers.base import (
     POSTGRES_SETTINGS,
     REDIS_DATABASES,
@@ -72,11 +73,11 @@ _PORT_TAKEN = re.compile(r"Address already in use|could not bind|Failed listenin
 def start_postgres(keeper: Spawner, run_dir: Path) -> Server:
     """Start an empty PostgreSQL on a free port of 127.0.0.1. Raises ServerError."""
     bin_dir = _postgres_bin()
-    folder, user = _own_folder(keeper, "pg", in_memory=True)
+    folder, user = _own_folder(keeper, keeper_program.POSTGRES_FOLDER, in_memory=True)
     try:
         if user and not _reachable(bin_dir.parent):
             # Not into the server's own folder: nothing may be run from some /dev/shm.
-            programs, _ = _own_folder(keeper, "bin")
+            programs, _ = _own_folder(keeper, "wl-bin-")
             bin_dir = _copy_binaries(bin_dir.parent, programs / "pg") / "bin"
         data = folder / "data"
         fresh = not _from_cache(bin_dir, data, user)
@@ -107,7 +108,7 @@ def start_redis(keeper: Spawner, run_dir: Path) -> Server:
     Raises ServerError.
     """
     binary = _valkey_server()
-    folder, user = _own_folder(keeper, "redis")
+    folder, user = _own_folder(keeper, "wl-redis-")
     try:
         if user and not _reachable(binary):
             binary = Path(shutil.copy(binary, folder / binary.name))
@@ -319,7 +320,7 @@ def psql_path() -> Path | None:
     return path if path.is_file() else None
 
 
-def _own_folder(keeper: Spawner, what: str, in_memory: bool = False) -> tuple[Path, str | None]:
+def _own_folder(keeper: Spawner, prefix: str, in_memory: bool = False) -> tuple[Path, str | None]:
     """A new folder of mode 700 for a server, and the user to run it as (None: ourselves).
 
     PostgreSQL refuses to run as root, so root runs it as a user without rights. The path is
@@ -331,7 +332,7 @@ def _own_folder(keeper: Spawner, what: str, in_memory: bool = False) -> tuple[Pa
         parents.insert(0, MEMORY)
     for parent in parents:
         try:
-            folder = Path(tempfile.mkdtemp(prefix=f"wl-{what}-", dir=parent)).resolve()
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
             break
         except OSError as error:
             problem = error
@@ -357,6 +358,7 @@ def _memory_to_spare() -> bool:
 
 def _empty(folder: Path) -> None:
     """Remove what is in a server's folder. The folder itself is the keeper's to remove."""
+    keeper_program.remove_segment(str(folder))
     with contextlib.suppress(OSError):
         for each in folder.iterdir():
             if each.is_dir() and not each.is_symlink():
