@@ -9,6 +9,7 @@ asserted by a test.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import threading
 import time
@@ -56,10 +57,11 @@ def main(env: Mapping[str, str]) -> int:
     with temporary_folder("wl-bench-") as folder:
         kinds = _kinds(lab, size, folder / "kinds")
         alone = _run(lab, folder / "kinds", folder / "alone", folder / "work1", 1)
-        for name, count in kinds.items():
-            for number in range(count):
-                shutil.copytree(folder / "kinds" / name,
-                                folder / "class" / f"{name}-{number:02}", symlinks=True)
+        mixed = [name for name, count in kinds.items() for _ in range(count)]
+        random.Random(1).shuffle(mixed)  # no class is sorted by what is wrong
+        for number, name in enumerate(mixed):
+            shutil.copytree(folder / "kinds" / name, folder / "class" / f"{number:03}-{name}",
+                            symlinks=True)
         together = _run(lab, folder / "class", folder / "together", folder / "work2", jobs)
     own = sum(alone.processor[name] * count for name, count in kinds.items())
     total = sum(kinds.values())

@@ -5,7 +5,8 @@
 It reads orders from standard input, one JSON object per line, and answers each with one. The first
 order says what is graded ({"lab": "lab03", "services": "auto"}); it is answered {"ready": notes}
 once the servers run. Each of the others is a submission (see Order) and is answered {"graded":
-true} when its results are written. Whatever is the kit's own trouble is answered {"trouble": "one
+true} when its results are written. {"share": 1.0} may come at any time and is not answered: so many
+cores it may keep busy from then on. Whatever is the kit's own trouble is answered {"trouble": "one
 sentence"}. At the end of its input it stops what is under way, and ends; its keepers clean up
 behind it also when it is killed.
 """
@@ -165,7 +166,11 @@ def main() -> int:
 
     def read() -> None:
         for line in sys.stdin:
-            orders.put(json.loads(line))
+            told = json.loads(line)
+            if "share" in told:
+                os.environ[settings.SHARE] = str(told["share"])
+            else:
+                orders.put(told)
         orders.put(None)
         hangs = threading.Timer(END_TIME, os._exit, [1])  # what has not ended until then
         hangs.daemon = True

@@ -18,7 +18,7 @@ from typing import Any
 from graders.classes.lane import END_TIME, Order
 from graders.harness import leftovers
 from graders.harness.leftovers import NUDGE_EVERY
-from graders.harness.settings import ROOT, Lab
+from graders.harness.settings import ROOT, SHARE, Lab
 
 START_BOUND = 300.0  # seconds, times PATIENCE; servers take one to five
 GRACE = 60.0  # seconds, times PATIENCE, after which one that was told to end is ended by force
@@ -47,7 +47,7 @@ class Lane:
         self._lab, self._services, self._log, self._patience = lab, services, log, patience
         self._ledger = leftovers.Ledger()
         env = {k: v for k, v in os.environ.items() if k not in NOT_FOR_LANES}
-        env |= {"WORKER_LABS_CORES": f"{share:.2f}", "PATIENCE": str(patience),
+        env |= {SHARE: f"{share:.2f}", "PATIENCE": str(patience),
                 leftovers.LEDGER: str(self._ledger.fd)}
         leftovers.adopt()
         with log.open("wb") as errors:
@@ -75,6 +75,11 @@ class Lane:
         """Grade it; returns when its results are written. Raises Trouble, LaneGone."""
         self._say(asdict(order))
         self._answer(order.limit + END_TIME + GRACE * self._patience)
+
+    def share(self, cores: float) -> None:
+        """From now on it may keep so many cores busy."""
+        with contextlib.suppress(LaneGone):
+            self._say({"share": round(cores, 2)})
 
     def stop(self) -> None:
         """No more orders: it stops what is under way and ends by itself."""

@@ -141,7 +141,15 @@ class Class_:
         except Exception as error:  # a fault of the kit's; said in a sentence, as all others
             self._give_up(f"The kit itself failed ({type(error).__name__}: {error}).")
         finally:
+            self._leave_to_others(slot)
             slot.close()
+
+    def _leave_to_others(self, slot: _Slot) -> None:
+        """There is nothing left to begin: who is still at work may use what this lane has used."""
+        with self._lock:
+            others = [lane for lane in self._lanes if not slot.has(lane)]
+        for lane in others:
+            lane.share(settings.cores() / len(others))
 
     def _next(self) -> Entry | None:
         with self._lock:
@@ -273,6 +281,10 @@ class _Slot:
                 raise Trouble(f"A grader cannot be started{f': {words}' if words else '.'}") \
                     from None
         return self._lane
+
+    def has(self, lane: Lane) -> bool:
+        """Whether this is the lane here."""
+        return lane is self._lane
 
     def drop(self) -> None:
         """End the lane by force; the next order gets a new one."""

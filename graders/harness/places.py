@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -58,19 +58,34 @@ class Processor:
 PROCESSOR = Processor()
 
 
+# Asked anew each time: a run's share of the cores grows when others beside it have ended.
+Number = int | Callable[[], int]
+
+
+def _now(number: Number) -> int:
+    return number() if callable(number) else number
+
+
 class Bound:
     """How many may be under way in all, in one or several `Places`."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: Number, ceiling: int | None = None) -> None:
+        """`ceiling`: what `most` never goes above, whatever it becomes."""
+        self._most = most
+        self.ceiling = _now(most) if ceiling is None else ceiling
         self.count = 0
         self.changed = threading.Condition()
+
+    @property
+    def most(self) -> int:
+        """How many that are now."""
+        return min(_now(self._most), self.ceiling)
 
 
 class Places:
     """Places that are taken in the order in which they were asked for. For many threads."""
 
-    def __init__(self, least: int, bound: Bound, processor: Processor = PROCESSOR) -> None:
+    def __init__(self, least: Number, bound: Bound, processor: Processor = PROCESSOR) -> None:
         """`least` places at any time, and more while the processor has time to spare.
 
         Those that have given their places away count in the bound.
@@ -121,7 +136,7 @@ class Places:
         # One of each can always go on, whatever the others do.
         if self._under_way and self._bound.count >= self._bound.most:
             return False
-        return self._taken < self._least or self._processor.spare()
+        return self._taken < _now(self._least) or self._processor.spare()
 
 
 @dataclass

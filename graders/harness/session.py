@@ -129,17 +129,20 @@ class GradingSession:
         self._lock = threading.Lock()
         self._done = threading.Condition(self._lock)
         self._labs: set[Room] = set()
-        least, most = (options.at_once or settings.per_core(n) for n in CHECKS_PER_CORE)
-        self._places = Places(least, Bound(most))
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="check")
+        least, most = CHECKS_PER_CORE
+        checks = Bound(lambda: options.at_once or settings.per_core(most),
+                       options.at_once or settings.at_most(most))
+        self._places = Places(lambda: options.at_once or settings.per_core(least), checks)
+        self._pool = ThreadPoolExecutor(checks.ceiling, thread_name_prefix="check")
         # Explorations mostly wait for trials, which run in threads of their own.
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
         self._finished = False
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
-        self.trials = Bound(TRIALS + settings.per_core(TRIALS))  # under way at a time
-        self.stages = threading.Semaphore(self.trials.most)  # as the server's connections allow
+        self.trials = Bound(lambda: TRIALS + settings.per_core(TRIALS),  # under way at a time
+                            TRIALS + settings.at_most(TRIALS))
+        self.stages = threading.Semaphore(self.trials.ceiling)  # as connections allow
         # What is started in prepare
         self.keeper: Keeper | None = None
         self.loop: LoopThread | None = None
@@ -208,8 +211,8 @@ class GradingSession:
             )
             # Each needs some connections: two of ours, and those of its workers.
             room = (self.databases.max_connections - SPARE_CONNECTIONS) // STAGE_CONNECTIONS
-            self.trials = Bound(max(4, min(room, self.trials.most)))
-        self.stages = threading.Semaphore(self.trials.most)
+            self.trials.ceiling = max(4, min(room, self.trials.ceiling))
+        self.stages = threading.Semaphore(self.trials.ceiling)
 
     def _load_submission(self) -> None:
         self.submission = Submission.load(Path(self.options.submission), self.run_dir)

@@ -36,6 +36,7 @@ def state_dir() -> Path:
     return folder
 
 
+SHARE = "WORKER_LABS_CORES"
 CGROUP = Path("/sys/fs/cgroup")  # of a container: what it may use, as cgroups(7) version 2 tells
 
 
@@ -75,11 +76,20 @@ def per_core(count: float) -> int:
     Those are the cores of this machine, or the share of them that WORKER_LABS_CORES says (0.5)
     where several submissions are graded side by side.
     """
+    return max(1, round(count * _share()))
+
+
+def at_most(count: float) -> int:
+    """What `per_core` can become, should all cores be this run's one day."""
+    return max(1, round(count * max(_share(), cores())))
+
+
+def _share() -> float:
     try:
-        share = float(os.environ.get("WORKER_LABS_CORES", ""))
+        share = float(os.environ.get(SHARE, ""))
     except ValueError:
         share = 0.0
-    return max(1, round(count * (share if 0 < share <= 1000 else cores())))
+    return share if 0 < share <= 1000 else cores()
 
 
 # Labs

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -484,6 +485,48 @@ def test_what_has_used_up_its_time_gets_no_second_one(
         "Its grader was ended while it ran: it did not answer in time."}
     assert {p.name for p in (tmp_path / "out" / "students" / "anna").iterdir()} == {
         "feedback.txt", "graded.json"}
+
+
+class Sharing(Lane):
+    """Lanes whose first one is at work until it is told that the others have ended."""
+
+    told: ClassVar[dict[int, list[float]]] = {}
+    shares = threading.Event()
+
+    def __init__(self, lab: object, services: str, share: float, *_: object) -> None:
+        self.told[id(self)] = [round(share, 2)]
+
+    def start(self) -> list[str]:
+        return []
+
+    def grade(self, order: lanes_lane.Order) -> None:
+        if "anna" in order.to:
+            assert self.shares.wait(BOUND)
+
+    def share(self, cores: float) -> None:
+        self.told[id(self)].append(cores)
+        self.shares.set()
+
+    def wait(self) -> None:
+        pass
+
+
+def test_who_is_at_work_last_has_all_cores(
+    cheap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "cores", lambda: 2)
+    monkeypatch.setattr("graders.classes.runner.Lane", Sharing)
+    found, _ = run_of(cheap, tmp_path / "out", tmp_path / "w", jobs=2)
+    assert set(found) == {"anna", "bert", "chris"}
+    assert [1.0, 2.0] in Sharing.told.values()
+
+
+def test_a_lane_takes_its_new_share() -> None:
+    code = ("from graders.classes import lane; from graders.harness import settings; import sys\n"
+            "lane.main(); print(settings.per_core(10), file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code], input='{"share": 0.3}\n', cwd=ROOT,
+                          capture_output=True, text=True, timeout=BOUND)
+    assert (done.returncode, done.stderr) == (0, "3\n")
 
 
 def test_it_goes_on_where_nobody_reads_what_it_says(cheap: Path, tmp_path: Path) -> None:

@@ -205,6 +205,20 @@ def test_a_share_of_the_cores(
     assert settings.per_core(count) == expected
 
 
+def test_a_share_that_grows_is_noticed(monkeypatch: pytest.MonkeyPatch, work: list[Work]) -> None:
+    """When the others of a class have ended, more may be under way, up to all cores' number."""
+    monkeypatch.setattr(settings, "cores", lambda: 2)
+    monkeypatch.setenv(settings.SHARE, "0.5")
+    bound = Bound(lambda: settings.per_core(4), settings.at_most(4))
+    assert (bound.most, bound.ceiling) == (2, 8)
+    work.append(each := Work(Places(lambda: settings.per_core(2), bound, Told(0)), 4))
+    assert each.begun(1) == [0]
+    monkeypatch.setenv(settings.SHARE, "1.5")
+    assert each.begun(3) == [0, 1, 2]
+    monkeypatch.setenv(settings.SHARE, "99")
+    assert bound.most == 8
+
+
 @pytest.mark.parametrize(
     ("quota", "expected"),
     [("150000 100000", 2), ("100000 100000", 1), ("20000 100000", 1), ("max 100000", 8),

@@ -143,7 +143,7 @@ def explored(lab: Room, kind: str, act: Act) -> Explored:
                 f"{number}{letter}", trial.where, act.words, lambda t=trial: t.run(session)
             ))  # fmt: skip
     found.points = [p for p in found.points if step in ("", p.label)]
-    run(session, found.points, per_core(AT_ONCE))
+    run(session, found.points, lambda: per_core(AT_ONCE))
     return found
 
 

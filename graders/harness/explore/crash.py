@@ -228,7 +228,7 @@ def run_with_survivor(
 ) -> None:
     """Carry out all points, and let the survivor have what those of `trials` left."""
     try:
-        run(session, explored.points, per_core(AT_ONCE))
+        run(session, explored.points, lambda: per_core(AT_ONCE))
         by_label = {point.label: point for point in explored.points}
         killed = {label: trial for label, trial in trials.items()
                   if trial.stage is not None and by_label[label].outcome is None}

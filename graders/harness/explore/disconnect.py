@@ -71,7 +71,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                     lambda t=trial: t.run(session),
                 ))  # fmt: skip
     explored.points = [p for p in explored.points if only in ("", p.label)]
-    run(session, explored.points, per_core(AT_ONCE))
+    run(session, explored.points, lambda: per_core(AT_ONCE))
     return explored
 
 

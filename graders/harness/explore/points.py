@@ -28,7 +28,7 @@ from graders.harness.explore.stage import (
     Scenario,
     Stage,
 )
-from graders.harness.places import Places
+from graders.harness.places import Number, Places
 from graders.harness.results import HELD, NOT_EXPLORED, Coverage, Evidence, MomentResult
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Explored:
         return [point for point in self.points if point.outcome is not None]
 
 
-def run(session: GradingSession, points: Sequence[Point], at_once: int) -> None:
+def run(session: GradingSession, points: Sequence[Point], at_once: Number) -> None:
     """Carry out all trials, so many side by side and more of them while they only wait.
 
     Each gets its outcome.
@@ -118,7 +118,7 @@ def run(session: GradingSession, points: Sequence[Point], at_once: int) -> None:
         with places.place():
             point.outcome, point.skipped, point.fault = attempt(session, point.trial)
 
-    with ThreadPoolExecutor(session.trials.most, thread_name_prefix="moment") as pool:
+    with ThreadPoolExecutor(session.trials.ceiling, thread_name_prefix="moment") as pool:
         for future in [pool.submit(one, point) for point in points]:
             future.result()
 

@@ -80,7 +80,7 @@ def explore(session: GradingSession, setting: Setting, only: str = "") -> Explor
                 if moment.kind == "call" and variant == "b" and in_hand is None:
                     in_hand = stop
     explored.points = [p for p in explored.points if only in ("", p.label)]
-    run(session, explored.points, per_core(AT_ONCE))
+    run(session, explored.points, lambda: per_core(AT_ONCE))
     # Where a job may be lost with its worker, SIGKILL says nothing of how it stops.
     if in_hand is not None and (not only or only.isdigit()) and not setting.at_most_once:
         _then_killed(session, in_hand, explored, number, only)
