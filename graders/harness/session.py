@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from graders.harness import answers, results, servers, settings, version
+from graders.harness import answers, keeper_program, results, servers, settings, version
 from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
 from graders.harness.database import Database, DatabaseFactory
@@ -85,6 +85,21 @@ class Options:
             api=chosen.api or "",
             called=called,
         )
+
+
+# Processes for each core that want to run: from here on it is measured how slow the machine is now,
+# and from here on that need not be measured.
+MUCH, TOO_MUCH = 5, 15
+SLOWER = 6  # times slower than time limits allow for: a right worker needs a sixth of them, at most
+
+
+def running() -> float:
+    """How many processes of this machine want to run, now or on average over the last minute."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        average = os.getloadavg()[0]
+        fields = keeper_program.read_proc("/proc/loadavg").split()
+        return max(average, int(fields[3].partition(b"/")[0]) if fields else 0)
+    return 0.0
 
 
 class GradingSession:
@@ -434,11 +449,30 @@ class GradingSession:
         try:
             if any(shutil.disk_usage(f).free < LEAST_SPACE for f in folders if f is not None):
                 return "There is no space left on the disk."
+            if busy := self._too_busy():
+                return busy
             if self.services.healthy():
                 return ""
         except Exception as error:  # whatever it is, it is not the worker's
             return f"A server of the grader's cannot be asked: {error}"
         return "A server that the grader had started has gone."
+
+    def _too_busy(self) -> str:
+        """What keeps this machine so busy that time limits say nothing; "" if nothing does.
+
+        They grow with how slow the machine was at the beginning. It may be another submission, of
+        dozens of processes that never rest.
+        """
+        cores = os.cpu_count() or 2
+        wanting = running()
+        if wanting < MUCH * cores:
+            return ""
+        if wanting < TOO_MUCH * cores:
+            with contextlib.suppress(CouldNotGrade):  # if it does not even start, that says it all
+                if self._measure_start() < SLOWER * NOMINAL_START * self.budgets.factor:
+                    return ""
+        return ("This machine is too busy for time limits to say anything: "
+                f"{wanting:.0f} processes want to run on its {cores} cores.")
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from graders.harness import results, settings
+from graders.harness import results, session, settings
 from graders.harness.check import CouldNotGrade, Finding, check
 from graders.harness.history import History
 from graders.harness.servers.base import poll
@@ -158,6 +158,41 @@ def test_a_finding_is_not_believed_when_the_server_has_gone():
     result = run({declared.name: declared})
     assert result.checks[0].verdict == results.COULD_NOT_GRADE
     assert "server" in result.checks[0].reason
+
+
+@pytest.mark.parametrize(
+    ("per_core", "start", "believed"),
+    [(1, 99.0, True), (session.MUCH, 0.5, True), (session.MUCH, 99.0, False),
+     (session.MUCH, None, False), (session.TOO_MUCH, 0.2, False)],
+)
+def test_a_finding_on_a_machine_that_is_too_busy_is_not_believed(
+    monkeypatch, per_core, start, believed
+):
+    """Somebody else's processes may be what has kept a right worker from its time limit."""
+
+    def measured(_):
+        if start is None:
+            raise CouldNotGrade("The kit's own Python does not start.")
+        return start
+
+    @check("3a", points=1)
+    def test_finds_something(lab):
+        """It is found while the machine is busy."""
+        monkeypatch.setattr(GradingSession, "_measure_start", measured)
+        monkeypatch.setattr(session, "running", lambda: per_core * os.cpu_count())
+        raise Finding("task-left-pending", "It is done.", "It is not.")
+
+    declared = test_finds_something.declared
+    result = run({declared.name: declared}).checks[0]
+    assert result.verdict == (results.FAILED if believed else results.COULD_NOT_GRADE)
+    assert believed or "too busy" in result.reason
+
+
+def test_how_many_processes_want_to_run(monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (7.5, 0, 0))
+    told = [b"0.1 0.2 0.3 99/300 1\n", b"0.1 0.2 0.3 2/300 1\n", b"", b"nonsense"]
+    monkeypatch.setattr(session.keeper_program, "read_proc", lambda _: told.pop(0))
+    assert [session.running() for _ in range(4)] == [99, 7.5, 7.5, 0.0]
 
 
 # The whole command, as a student runs it
