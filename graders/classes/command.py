@@ -150,7 +150,7 @@ def _grade(asked: Asked, work: Path) -> int:
     )
     if run.suspects:
         names = ", ".join(entry.name for entry in run.suspects)
-        _tell(lambda: _say("Under way when the last run was killed, and so graded last, one at a "
+        _tell(lambda: _say("Under way when the last run was ended, and so graded last, one at a "
                            f"time: {names}."))
     stopped = False
     try:

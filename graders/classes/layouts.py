@@ -84,7 +84,7 @@ class _Upload:
     kind: str = "file"
     late: bool | None = None
     order: int = 0  # later uploads have higher ones
-    id: str = ""  # what the platform calls the student, if that is not the number
+    id: str | None = None  # what the platform calls the student, if that is not the number
 
 
 def find(
@@ -206,7 +206,8 @@ def _entry(group: list[_Upload], student: str, lab: str) -> Entry:
     last = group[-1]
     name = shown(last.name, MAX_SHOWN).strip() or student
     late = None if last.late is None else any(u.late for u in group)
-    entry = Entry(student, name, last.path, late, id=shown(last.id or last.number, MAX_SHOWN))
+    known = last.number if last.id is None else last.id
+    entry = Entry(student, name, last.path, late, id=shown(known, MAX_SHOWN))
     files = [u for u in group if u.kind == "file"]
     if not files:
         what = "a text or a link" if last.kind in ("onlinetext", "text") else last.kind

@@ -5,7 +5,7 @@ finished. It says which submission was graded, by the contents of its files, and
 either is another now, the submission is graded again, and for no other reason.
 
 While it is graded, a file says so. Where it is found later, the whole run was ended meanwhile: by
-chance, or by what the submission does.
+chance, by whoever stopped it, or by what the submission does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graders.harness.report.json_report import write_text
 from graders.harness.submission import LEFT_OUT, MAX_BYTES, MAX_FILES
 
 NAME = "graded.json"
-BEGUN = "begun"  # holds how many runs have begun to grade what lies here, and were ended by that
+BEGUN = "begun"
 RESULTS = "results.json"
 
 
@@ -72,15 +72,21 @@ def forget(folder: Path) -> None:
     (folder / NAME).unlink(missing_ok=True)
 
 
-def begin(folder: Path, times: int) -> None:
-    """It is being graded now, for this run and so many before it that have not ended it."""
-    write_text(folder / BEGUN, f"{times}\n")
+def begin(folder: Path, submission: str, times: int) -> None:
+    """This submission is being graded: should the run be killed now, it is that many times."""
+    write_text(folder / BEGUN, f"{times} {submission}\n")
 
 
-def begun(folder: Path) -> int:
-    """How many runs were ended while they graded this; 0 for nearly all."""
+def is_begun(folder: Path) -> bool:
+    """Whether a run was ended while something was graded into this folder."""
+    return (folder / BEGUN).is_file()
+
+
+def begun(folder: Path, submission: str) -> int:
+    """How many runs were killed while they graded this submission; 0 for nearly all."""
     try:
-        return int((folder / BEGUN).read_text(encoding="ascii"))
+        times, of = (folder / BEGUN).read_text(encoding="ascii").split()
+        return int(times) if of == submission else 0
     except (OSError, ValueError):
         return 0
 

@@ -2,8 +2,8 @@
 
 A submission that hangs, or ends its grader, costs its own time limit and nothing else. Whatever
 ends the run, what was graded stays: the next run takes up the rest (records.py says how it knows).
-What was under way when a run was killed comes last then, one at a time, since one of them may have
-done it; whoever was under way alone when that happened again is not tried a third time.
+What was under way when a run was ended comes last then, one at a time, since one of them may have
+done it; whoever was under way alone when a run was killed again is not tried a third time.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ UNPACKED = "unpacked"  # where their archives are opened
 # What keeps this machine from opening an archive, whatever is in it.
 OWN_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS)
 TRIES = 2  # of a submission whose lane ended under it
-RUNS = 2  # that a submission may see ended while it is graded
+RUNS = 2  # that a submission may see killed while it is graded
 ENDS_RUNS = (
-    "The whole run was ended {} times while it was graded, the last time while nothing else was. "
+    "The whole run was killed {} times while it was graded, the last time while nothing else was. "
     "AGAIN={} tries it once more."
 )
 # An average, with its servers and the workers that it starts.
@@ -83,12 +83,13 @@ class Class_:
 
     def __post_init__(self) -> None:
         folders = {entry.student: self.plan.folder(entry.student) for entry in self.entries}
-        # Under way when an earlier run was killed.
-        self.suspects = [e for e in self.entries if records.begun(folders[e.student])]
+        # Under way when an earlier run was ended.
+        self.suspects = [e for e in self.entries if records.is_begun(folders[e.student])]
         self._todo = deque(e for e in self.entries if e not in self.suspects)
         self._lanes: set[Lane] = set()
         self._lock = threading.Lock()
         self._ready = False
+        self._at_work = 0  # lanes, also those that are just being started
 
     def run(self) -> None:
         """Grade all that is not graded yet; returns when that is done, or `stop` was called."""
@@ -100,9 +101,11 @@ class Class_:
 
     def _in_lanes(self, numbers: Sequence[int]) -> None:
         """Grade what there is to do, so many side by side."""
+        self._at_work = len(numbers)
         with ThreadPoolExecutor(max(1, len(numbers)), thread_name_prefix="lane") as pool:
-            lanes = [pool.submit(self._lane, number) for number in numbers]
+            lanes = []
             try:
+                lanes += [pool.submit(self._lane, number) for number in numbers]
                 # Not Thread.join: after a Ctrl-C in there (until Python 3.12) a thread is taken
                 # for ended that is not. Short, so that Ctrl-C is heard.
                 while wait(lanes, 0.2).not_done:
@@ -114,8 +117,8 @@ class Class_:
 
     def stop(self) -> None:
         """End it soon. What is under way is given up, and not written."""
+        self.stopping = True
         with self._lock:
-            self.stopping = True
             lanes = list(self._lanes)
         for lane in lanes:
             lane.stop()
@@ -147,9 +150,11 @@ class Class_:
     def _leave_to_others(self, slot: _Slot) -> None:
         """There is nothing left to begin: who is still at work may use what this lane has used."""
         with self._lock:
-            others = [lane for lane in self._lanes if not slot.has(lane)]
+            self._at_work -= 1
+            slot.leave(self._lanes)
+            others = list(self._lanes)
         for lane in others:
-            lane.share(settings.cores() / len(others))
+            lane.share(self.share())
 
     def _next(self) -> Entry | None:
         with self._lock:
@@ -167,6 +172,7 @@ class Class_:
         to, unpacked = plan.folder(entry.student), plan.work / UNPACKED / entry.student
         remarks = list(entry.remarks)
         folder, problem = None, ""
+        times, begun, done = 0, False, False
         try:
             folder = layouts.prepare(entry, unpacked, plan.lab.number, remarks)
         except ArchiveError as error:
@@ -184,17 +190,19 @@ class Class_:
             )
             old = records.load(to)
             if old is not None and old.same(record.submission, record.kit, record.lab):
+                done = True
                 # The platform may tell more of it by now than it did.
                 return _kept(old, record, to), True
             records.forget(to)
             began = time.monotonic()
             if folder is not None:
                 record = replace(record, answers=papers.keep(folder, to))
-                times = records.begun(to)
+                times = records.begun(to, record.submission)
                 if times < RUNS:
                     with contextlib.suppress(LaneGone):  # the first start is nobody's time
                         slot.lane()
-                    records.begin(to, times + 1)
+                    records.begin(to, record.submission, times + 1)
+                    begun = True
                     began = time.monotonic()
                     problem = self._graded(record, folder, to, slot)
                 else:
@@ -210,10 +218,14 @@ class Class_:
             minutes = (time.monotonic() - began) / 60
             record = replace(record, problem=problem, minutes=round(minutes, 2))
             records.save(record, to)
+            done = True
             return record, False
         finally:
             with contextlib.suppress(OSError):
-                records.ended(to)
+                if done:
+                    records.ended(to)
+                elif begun:  # stopped in order, which may be its doing, too
+                    records.begin(to, record.submission, max(1, times))
             shutil.rmtree(unpacked, ignore_errors=True)
 
     def _graded(self, record: Record, folder: Path, to: Path, slot: _Slot) -> str | None:
@@ -235,6 +247,10 @@ class Class_:
                 if isinstance(error, LaneHangs):
                     break  # it has used up all of its time
         return said
+
+    def share(self) -> float:
+        """How many cores each of those that are at work may keep busy."""
+        return settings.cores() / max(1, self._at_work)
 
     def _started(self, lane: Lane) -> None:
         with self._lock:
@@ -268,8 +284,7 @@ class _Slot:
             plan = self.run.plan
             self._count += 1
             log = plan.work / f"lane-{self.number}-{self._count}.log"
-            share = settings.cores() / min(plan.jobs, len(self.run.entries))
-            lane = Lane(plan.lab, plan.services, share, log, plan.patience)
+            lane = Lane(plan.lab, plan.services, self.run.share(), log, plan.patience)
             self._lane = lane
             self.run._started(lane)
             try:
@@ -282,9 +297,10 @@ class _Slot:
                     from None
         return self._lane
 
-    def has(self, lane: Lane) -> bool:
-        """Whether this is the lane here."""
-        return lane is self._lane
+    def leave(self, lanes: set[Lane]) -> None:
+        """Its lane is none of those any more that are at work."""
+        if self._lane is not None:
+            lanes.discard(self._lane)
 
     def drop(self) -> None:
         """End the lane by force; the next order gets a new one."""

@@ -155,11 +155,12 @@ def settle(notes: Iterable[dict[str, Any]]) -> None:
     Its keepers do it if they live; what they do not, is done here.
     """
     notes = list(notes)
+    until = time.monotonic() + KEEPER_TIME
     for each in notes:
         with contextlib.suppress(psutil.Error, OSError, TypeError, ValueError, OverflowError):
             pid, began = each.get("keeper", (0, 0))
             if began and known(pid) == [pid, began]:
-                await_keeper(psutil.Process(pid))
+                _await_keeper(psutil.Process(pid), until)
     end_orphans()
     if not keeper_program.LINUX:
         for run in {each["run"] for each in notes if isinstance(each.get("run"), str)}:
@@ -169,12 +170,11 @@ def settle(notes: Iterable[dict[str, Any]]) -> None:
            (str(each["container"]) for each in notes if "container" in each))
 
 
-def await_keeper(keeper: psutil.Process) -> None:
+def _await_keeper(keeper: psutil.Process, until: float) -> None:
     """Wait until a keeper has cleaned up, and let it go on should it have been stopped.
 
     Who is stopped again and again does not come to its end, and is killed. Raises psutil.Error.
     """
-    until = time.monotonic() + KEEPER_TIME
     while time.monotonic() < until:
         keeper.send_signal(signal.SIGCONT)
         with contextlib.suppress(psutil.TimeoutExpired):

@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from graders.harness import answers, keeper_program, results, servers, settings, version
 from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
@@ -87,10 +89,9 @@ class Options:
         )
 
 
-# Processes for each core that want to run: from here on it is measured how slow the machine is now,
-# and from here on that need not be measured.
-MUCH, TOO_MUCH = 5, 15
+MUCH = 5  # processes for each core that want to run: it is measured how slow the machine is now
 SLOWER = 6  # times slower than time limits allow for: a right worker needs a sixth of them, at most
+MEASURED_FOR = 3.0  # seconds for which that holds: several checks may find something at once
 
 
 def running() -> float:
@@ -153,6 +154,9 @@ class GradingSession:
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
         self._finished = False
+        self._measuring = threading.Lock()
+        self._measured_at = -MEASURED_FOR
+        self._busy = ""  # why time limits say nothing, when it was last asked
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
         self.trials = Bound(lambda: TRIALS + settings.per_core(TRIALS),  # under way at a time
@@ -236,8 +240,11 @@ class GradingSession:
             self.submission.command(role, {})
         self.submission.build(self.keeper, self.environment())
 
-    def _measure_start(self) -> float:
-        """Seconds that a bare Python with psycopg takes to start here, now."""
+    def _measure_start(self, bound: float = 0.0) -> float:
+        """Seconds that a bare Python with psycopg takes to start here, now.
+
+        With a bound it is ended after so many, and they are what it took.
+        """
         log = History()
         began = time.monotonic()
         process = Process.start(
@@ -245,7 +252,10 @@ class GradingSession:
             [sys.executable, "-c", "import psycopg"],
             base_env(Path(sys.executable).parent, self.run_dir), self.run_dir, Caps(),
         )  # fmt: skip
-        ended = process.wait_exit(60 * self.options.patience)
+        ended = process.wait_exit(bound or 60 * self.options.patience)
+        if bound and ended is None:
+            process.close()
+            return bound
         if ended is None or ended.code != 0:
             said = "; ".join(line.text for line in process.lines[-2:])
             raise CouldNotGrade(f"The kit's own Python cannot import psycopg: {said or ended}")
@@ -461,18 +471,33 @@ class GradingSession:
         """What keeps this machine so busy that time limits say nothing; "" if nothing does.
 
         They grow with how slow the machine was at the beginning. It may be another submission, of
-        dozens of processes that never rest.
+        dozens of processes that never rest; what the one that is graded does itself is its own.
         """
-        cores = os.cpu_count() or 2
-        wanting = running()
-        if wanting < MUCH * cores:
-            return ""
-        if wanting < TOO_MUCH * cores:
-            with contextlib.suppress(CouldNotGrade):  # if it does not even start, that says it all
-                if self._measure_start() < SLOWER * NOMINAL_START * self.budgets.factor:
-                    return ""
-        return ("This machine is too busy for time limits to say anything: "
-                f"{wanting:.0f} processes want to run on its {cores} cores.")
+        allowed = SLOWER * NOMINAL_START * self.budgets.factor
+        with self._measuring:
+            if time.monotonic() - self._measured_at < MEASURED_FOR:
+                return self._busy
+            self._busy = ""
+            # In a container, those that wait for their share are not told of.
+            if settings.is_limited() or running() >= MUCH * settings.cores():
+                with contextlib.suppress(CouldNotGrade, SpawnError):
+                    taken = self._measure_start(allowed)
+                    if taken >= allowed and not self._is_own_load():
+                        self._busy = (
+                            "This machine is too busy for time limits to say anything: a Python "
+                            f"has not started after {taken:.1f} s."
+                        )
+            self._measured_at = time.monotonic()
+            return self._busy
+
+    def _is_own_load(self) -> bool:
+        """Whether most of what wants to run is the submission's own."""
+        own = 0
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self.keeper.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    own += process.status() == psutil.STATUS_RUNNING
+        return own > running() / 2
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""

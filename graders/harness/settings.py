@@ -46,10 +46,21 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         count = os.cpu_count() or 2
+    quota = _quota()
+    return max(1, count if quota is None else min(count, math.ceil(quota)))
+
+
+def is_limited() -> bool:
+    """Whether a container allows this run less of the processor than the machine has."""
+    return _quota() is not None
+
+
+def _quota() -> float | None:
+    """How many cores a container allows; None if it does not say, or has no limit."""
     quota, _, period = _of_cgroup("cpu.max").partition(" ")
     if quota.isdigit() and period.isdigit() and int(period):
-        count = min(count, math.ceil(int(quota) / int(period)))
-    return max(1, count)
+        return int(quota) / int(period)
+    return None
 
 
 def memory() -> int:

@@ -274,7 +274,8 @@ def test_the_last_moment_of_a_walk_is_tried_again_where_it_was_felt(monkeypatch)
                          [("reference", ""), ("start_resets_everything", "task-executed-twice")])
 def test_a_second_worker_that_gave_up_connecting_is_replaced(name, code, tmp_path, monkeypatch):
     """On a busy machine it is parked for longer than it waits: neither its fault nor the end."""
-    park, gone = interleave.Walk._park, []
+    park, gone, alive = interleave.Walk._park, [], []
+    judge = interleave.judge_meeting
 
     def park_for_too_long(walk, player, door):
         park(walk, player, door)
@@ -282,9 +283,15 @@ def test_a_second_worker_that_gave_up_connecting_is_replaced(name, code, tmp_pat
             player.process.kill()
             gone.append(player.name)
 
+    def counted(stage):
+        alive.append(sum(player.alive for player in stage.players))
+        return judge(stage)
+
+    monkeypatch.setattr(interleave, "judge_meeting", counted)
     monkeypatch.setattr(interleave.Walk, "_park", park_for_too_long)
     result = explored(worker(name, tmp_path), "interleaving")["interleaving"]
     assert gone
+    assert max(alive) == 2  # nobody is left of the moments before
     assert (result.verdict, result.finding.code if result.finding else "") == (
         (FAILED, code) if code else (PASSED, "")), result.reason
     assert [m.words for m in result.coverage.moments if m.outcome == NOT_EXPLORED] == []

@@ -19,6 +19,7 @@ import pytest
 from graders.harness import results, session, settings
 from graders.harness.check import CouldNotGrade, Finding, check
 from graders.harness.history import History
+from graders.harness.process import Caps, Process
 from graders.harness.servers.base import poll
 from graders.harness.session import GradingSession, Options
 
@@ -161,31 +162,57 @@ def test_a_finding_is_not_believed_when_the_server_has_gone():
 
 
 @pytest.mark.parametrize(
-    ("per_core", "start", "believed"),
-    [(1, 99.0, True), (session.MUCH, 0.5, True), (session.MUCH, 99.0, False),
-     (session.MUCH, None, False), (session.TOO_MUCH, 0.2, False)],
+    ("per_core", "limited", "start", "own", "believed"),
+    [(1, False, 99.0, False, True), (session.MUCH, False, 0.5, False, True),
+     (session.MUCH, False, 99.0, False, False), (session.MUCH, False, 99.0, True, True),
+     (session.MUCH, False, None, False, True), (1, True, 99.0, False, False)],
 )
 def test_a_finding_on_a_machine_that_is_too_busy_is_not_believed(
-    monkeypatch, per_core, start, believed
+    monkeypatch, per_core, limited, start, own, believed
 ):
     """Somebody else's processes may be what has kept a right worker from its time limit."""
 
-    def measured(_):
+    def measured(_, bound):
         if start is None:
-            raise CouldNotGrade("The kit's own Python does not start.")
-        return start
+            raise CouldNotGrade("The kit's own Python has a fault.")
+        return min(start, bound)
 
     @check("3a", points=1)
     def test_finds_something(lab):
         """It is found while the machine is busy."""
         monkeypatch.setattr(GradingSession, "_measure_start", measured)
-        monkeypatch.setattr(session, "running", lambda: per_core * os.cpu_count())
+        monkeypatch.setattr(GradingSession, "_is_own_load", lambda _: own)
+        monkeypatch.setattr(session, "running", lambda: per_core * settings.cores())
+        monkeypatch.setattr(settings, "is_limited", lambda: limited)
         raise Finding("task-left-pending", "It is done.", "It is not.")
 
     declared = test_finds_something.declared
     result = run({declared.name: declared}).checks[0]
     assert result.verdict == (results.FAILED if believed else results.COULD_NOT_GRADE)
     assert believed or "too busy" in result.reason
+
+
+def test_the_load_of_the_submission_is_its_own(monkeypatch):
+    spins = "import os\nfor _ in range(3): os.fork()\nwhile True: pass"
+    found = []
+
+    @check("3a", points=1)
+    def test_looks(lab):
+        """It looks whose the load is."""
+        grading = lab.session
+        found.append(grading._is_own_load())
+        process = Process.start(grading.keeper, grading.loop, History(), "hog",
+                                [sys.executable, "-c", spins], dict(os.environ), ROOT, Caps())
+        assert poll(lambda: len(process.living()) == 8, 30)
+        monkeypatch.setattr(session, "running", lambda: 4.0)
+        found.append(bool(poll(grading._is_own_load, 30)))
+        monkeypatch.setattr(session, "running", lambda: 60.0)
+        found.append(grading._is_own_load())
+        process.close()
+
+    declared = test_looks.declared
+    assert run({declared.name: declared}).checks[0].verdict == results.PASSED
+    assert found == [False, True, False]
 
 
 def test_how_many_processes_want_to_run(monkeypatch):

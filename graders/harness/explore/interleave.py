@@ -214,6 +214,12 @@ class Second:
     door: Hold | None  # a cold one is parked there
     let: int = 0
 
+    def become(self, other: Second) -> None:
+        """Another one takes its place."""
+        self.player, self.polls, self.door, self.let = (
+            other.player, other.polls, other.door, other.let
+        )
+
 
 class Walk:
     """One run: a first worker that is led along, and second ones beside it."""
@@ -343,7 +349,7 @@ class Walk:
             # It was parked for longer than it waits for a connection, on a busy machine: our
             # doing. One that is not parked takes its place.
             player.kill()
-            second = self._start_second(wanted=True)
+            second.become(self._start_second(wanted=True))
             player = second.player
             stage.tell(f"Started {player.name} in its place: the other had given up connecting.")
             idle = self._idles(second)
