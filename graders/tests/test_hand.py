@@ -1190,7 +1190,9 @@ def test_ctrl_c_ends_migrations(owned: str, kit: Path, programs: Path) -> None:
     (programs / "wait").touch()
     running = Running(kit, "migrate")
     running.until("asked for")
-    living = [p for p in psutil.Process().children(recursive=True) if "m.py" in p.cmdline()]
+    # Orphans of other tests may have come to this process, and have ended.
+    living = [p for p in psutil.Process().children(recursive=True)
+              if p.status() != psutil.STATUS_ZOMBIE and "m.py" in p.cmdline()]
     running.process.send_signal(signal.SIGINT)
     assert running.end() == settings.EXIT_STOPPED
     assert not any(process.is_running() for process in living)
