@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -338,7 +339,12 @@ def test_a_grader_that_is_stopped_leaves_nothing_behind(tmp_path, signum):
     family = psutil.Process(grader.pid)
 
     def workers() -> list[psutil.Process]:
-        return [p for p in family.children(recursive=True) if "worker" in p.cmdline()[-1:]]
+        found = []
+        for process in family.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it may end just now
+                if "worker" in process.cmdline()[-1:]:
+                    found.append(process)
+        return found
 
     until(workers)
     started = family.children(recursive=True)
