@@ -89,8 +89,9 @@ class Options:
         )
 
 
-MUCH = 5  # processes for each core that want to run: it is measured how slow the machine is now
-SLOWER = 6  # times slower than time limits allow for: a right worker needs a sixth of them, at most
+MUCH = 8  # processes for each core that want to run: it is measured how slow the machine is now
+SLOWER = 10  # times slower than time limits allow for: a right worker needs less than a tenth
+MEASURED = 2  # times in a row: what lasts a second or two harms nobody
 MEASURED_FOR = 3.0  # seconds for which that holds: several checks may find something at once
 
 
@@ -481,11 +482,11 @@ class GradingSession:
             # In a container, those that wait for their share are not told of.
             if settings.is_limited() or running() >= MUCH * settings.cores():
                 with contextlib.suppress(CouldNotGrade, SpawnError):
-                    taken = self._measure_start(allowed)
-                    if taken >= allowed and not self._is_own_load():
+                    slow = all(self._measure_start(allowed) >= allowed for _ in range(MEASURED))
+                    if slow and not self._is_own_load():
                         self._busy = (
                             "This machine is too busy for time limits to say anything: a Python "
-                            f"has not started after {taken:.1f} s."
+                            f"has not started after {allowed:.1f} s."
                         )
             self._measured_at = time.monotonic()
             return self._busy
