@@ -92,6 +92,7 @@ class Options:
 MUCH = 8  # processes for each core that want to run: it is measured how slow the machine is now
 SLOWER = 10  # times slower than time limits allow for: a right worker needs less than a tenth
 MEASURED = 2  # times in a row: what lasts a second or two harms nobody
+LONGEST = 8.0  # seconds that are measured: whoever stops the run waits for it
 MEASURED_FOR = 3.0  # seconds for which that holds: several checks may find something at once
 
 
@@ -474,7 +475,7 @@ class GradingSession:
         They grow with how slow the machine was at the beginning. It may be another submission, of
         dozens of processes that never rest; what the one that is graded does itself is its own.
         """
-        allowed = SLOWER * NOMINAL_START * self.budgets.factor
+        allowed = min(SLOWER * NOMINAL_START * self.budgets.factor, LONGEST)
         with self._measuring:
             if time.monotonic() - self._measured_at < MEASURED_FOR:
                 return self._busy
@@ -482,7 +483,8 @@ class GradingSession:
             # In a container, those that wait for their share are not told of.
             if settings.is_limited() or running() >= MUCH * settings.cores():
                 with contextlib.suppress(CouldNotGrade, SpawnError):
-                    slow = all(self._measure_start(allowed) >= allowed for _ in range(MEASURED))
+                    slow = all(not self.stopping and self._measure_start(allowed) >= allowed
+                               for _ in range(MEASURED))
                     if slow and not self._is_own_load():
                         self._busy = (
                             "This machine is too busy for time limits to say anything: a Python "
