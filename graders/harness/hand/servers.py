@@ -21,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from graders.harness import servers, settings
+from graders.harness import keeper_program, servers, settings
 from graders.harness.hand.detached import Detached, Running
 from graders.harness.keeper import Keeper
 from graders.harness.servers.base import Server, connect, run_folder
@@ -278,6 +278,7 @@ def _stop(held: Held) -> None:
                 keeper.container(label)
     for folder in held.folders:
         if Path(folder).name.startswith(FOLDER_PREFIX):
+            keeper_program.remove_segment(str(folder))
             shutil.rmtree(folder, ignore_errors=True)
 
 
