@@ -95,10 +95,10 @@ def start_postgres(keeper: Spawner, run_dir: Path) -> Server:
             _initdb(keeper, bin_dir, data, user, run_dir)
             return _run_postgres(keeper, bin_dir, folder, user, run_dir)
     except OSError as error:
-        _empty(folder)
+        _discard(folder)
         raise ServerError(f"The embedded PostgreSQL cannot be started: {error}.") from error
     except ServerError:
-        _empty(folder)
+        _discard(folder)
         raise
 
 
@@ -115,10 +115,10 @@ def start_redis(keeper: Spawner, run_dir: Path) -> Server:
             binary.chmod(0o755)
         return _run_redis(keeper, binary, folder, user, run_dir)
     except OSError as error:
-        _empty(folder)
+        _discard(folder)
         raise ServerError(f"The embedded Redis cannot be started: {error}.") from error
     except ServerError:
-        _empty(folder)
+        _discard(folder)
         raise
 
 
@@ -365,6 +365,13 @@ def _empty(folder: Path) -> None:
                 shutil.rmtree(each, ignore_errors=True)
             else:
                 each.unlink(missing_ok=True)
+
+
+def _discard(folder: Path) -> None:
+    """The same where no server has come of it. The keeper may have gone, and come before this."""
+    _empty(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _unprivileged_user() -> str:
