@@ -89,11 +89,7 @@ class Lane:
     def wait(self) -> None:
         """Wait until it has ended and cleaned up; one that hangs is ended by force."""
         self.stop()
-        until = time.monotonic() + END_TIME + GRACE * self._patience
-        while self._process.poll() is None and time.monotonic() < until:
-            self._nudge()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(NUDGE_EVERY)
+        leftovers.await_end(self._process, END_TIME + GRACE * self._patience, self._nudge)
         if self._process.returncode != 0:
             self.kill()
         self._ledger.close()

@@ -251,11 +251,7 @@ class Keeper:
 
     def _await(self) -> None:
         """Wait for its end. One that is still at work after KEEPER_TIME goes on by itself."""
-        until = time.monotonic() + KEEPER_TIME
-        while self._process.poll() is None and time.monotonic() < until:
-            self._nudge()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(NUDGE_EVERY)
+        leftovers.await_end(self._process, KEEPER_TIME, self._nudge)
         if self._process.poll() is None:
             with contextlib.suppress(psutil.Error, subprocess.TimeoutExpired):
                 if psutil.Process(self.pid).status() == psutil.STATUS_STOPPED:

@@ -19,9 +19,10 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,7 +79,7 @@ def end_orphans() -> None:
                     table.forget(pid)
         if not stopped.pids:
             return
-        time.sleep(keeper_program.KILL_EVERY)
+        time.sleep(keeper_program.KILL_EVERY)  # nobody tells when those of other parents have gone
 
 
 def end_marked(run: str) -> None:
@@ -94,6 +95,15 @@ def remove(folders: Iterable[str], labels: Iterable[str]) -> None:
     for folder in folders:
         with contextlib.suppress(Exception):
             keeper_program.remove_folder(folder)
+
+
+def await_end(process: subprocess.Popen[bytes], bound: float, nudge: Callable[[], None]) -> None:
+    """Wait for the end of a process for so many seconds, letting it go on should it be stopped."""
+    until = time.monotonic() + bound
+    while process.poll() is None and time.monotonic() < until:
+        nudge()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(NUDGE_EVERY)
 
 
 # Of a lane

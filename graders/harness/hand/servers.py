@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from graders.harness import keeper_program, servers, settings
+from graders.harness import leftovers, servers, settings
 from graders.harness.hand.detached import Detached, Running
 from graders.harness.keeper import Keeper
 from graders.harness.servers.base import Server, connect, run_folder
@@ -33,8 +32,6 @@ NAMES = {"postgres": "PostgreSQL", "redis": "Redis"}
 # thrown away. One owns nothing and finds the tables in place; the other owns its database, and
 # makes the tables itself.
 WORKER, OWNER = "worker", "owner"
-# `make down` removes folders that a file names: only ones that were made for servers.
-FOLDER_PREFIX = "wl-"
 # What leads to servers that the user runs.
 OWN = {"postgres": ("DATABASE_URL",), "redis": ("REDIS_HOST", "REDIS_PORT")}
 
@@ -195,7 +192,7 @@ def _not_up(lab: Lab) -> SettingError:
 
 def _start(state: Up, kind: str, mode: str) -> None:
     spawner = Detached()
-    run_dir = run_folder(f"{FOLDER_PREFIX}up-")
+    run_dir = run_folder(f"{leftovers.PREFIX}up-")
     spawner.tidy(run_dir)
     try:
         started = servers.start({kind}, mode, spawner, run_dir)
@@ -276,10 +273,8 @@ def _stop(held: Held) -> None:
         with Keeper.start() as keeper:  # it knows how to remove containers
             for label in held.labels:
                 keeper.container(label)
-    for folder in held.folders:
-        if Path(folder).name.startswith(FOLDER_PREFIX):
-            keeper_program.remove_segment(str(folder))
-            shutil.rmtree(folder, ignore_errors=True)
+    # A file names these folders: only ones that were made for servers go.
+    leftovers.remove((f for f in held.folders if Path(f).name.startswith(leftovers.PREFIX)), ())
 
 
 # The state file
