@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -33,6 +34,9 @@ from graders.harness.servers import ServerError, Services
 from graders.harness.session import GradingSession, Options
 
 FIRST = ".first"  # where the results of a first grading lie while there is a second one
+# What is slower by more than that, other lanes have slowed for a moment; time limits that grow with
+# it would be long for the whole grading.
+SLOWEST = 2.0
 END_TIME = 20.0  # seconds that a grading has to end after it was told to
 TIMED_OUT = "The time limit of this submission ({:.0f} s) ended the run before this check ended."
 
@@ -56,6 +60,7 @@ class Lane:
         self.services: Services | None = None
         self._servers = contextlib.ExitStack()
         self._session: GradingSession | None = None
+        self._start_seconds = math.inf  # the least that a Python took to start here
         self._over = False
 
     def start(self) -> None:
@@ -118,7 +123,8 @@ class Lane:
             LAB=self.lab.name, SRC=order.folder, SERVICES=self.mode,
         )
         session = GradingSession(
-            self.lab.name, checks, options, write_to=Path(order.to), standing=self.services
+            self.lab.name, checks, options, write_to=Path(order.to), standing=self.services,
+            slowest_start=SLOWEST * self._start_seconds,
         )
         self._session = session
         timer = threading.Timer(limit, session.cut_short, [TIMED_OUT.format(order.limit)])
@@ -134,6 +140,8 @@ class Lane:
             timer.cancel()
             self._session = None
             result = session.finish()
+        if session.start_seconds is not None:
+            self._start_seconds = min(self._start_seconds, session.start_seconds)
         assert result is not None
         return result
 

@@ -69,17 +69,29 @@ def _now(number: Number) -> int:
 class Bound:
     """How many may be under way in all, in one or several `Places`."""
 
-    def __init__(self, most: Number, ceiling: int | None = None) -> None:
-        """`ceiling`: what `most` never goes above, whatever it becomes."""
+    def __init__(
+        self, most: Number, ceiling: int | None = None, at_work: Number | None = None
+    ) -> None:
+        """`ceiling`: what `most` never goes above, whatever it becomes.
+
+        `at_work`: so many of them that have not given their places away, by default all.
+        """
         self._most = most
         self.ceiling = _now(most) if ceiling is None else ceiling
+        self._at_work = most if at_work is None else at_work
         self.count = 0
+        self.given = 0  # of them, those that have given their places away
         self.changed = threading.Condition()
 
     @property
     def most(self) -> int:
         """How many that are now."""
         return min(_now(self._most), self.ceiling)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self.count >= self.most or self.count - self.given >= _now(self._at_work)
 
 
 class Places:
@@ -88,7 +100,7 @@ class Places:
     def __init__(self, least: Number, bound: Bound, processor: Processor = PROCESSOR) -> None:
         """`least` places at any time, and more while the processor has time to spare.
 
-        Those that have given their places away count in the bound.
+        Those that have given their places away count in the bound, too.
         """
         self._least = least
         self._bound = bound
@@ -111,12 +123,14 @@ class Places:
             with self._changed:
                 self._under_way -= 1
                 self._bound.count -= 1
+                self._bound.given -= 1
                 self._changed.notify_all()
 
     def free(self) -> None:
         """One of those that were taken is free again."""
         with self._changed:
             self._taken -= 1
+            self._bound.given += 1
             self._changed.notify_all()
 
     def _take(self) -> None:
@@ -134,7 +148,7 @@ class Places:
 
     def _is_free(self) -> bool:
         # One of each can always go on, whatever the others do.
-        if self._under_way and self._bound.count >= self._bound.most:
+        if self._under_way and self._bound.is_reached:
             return False
         return self._taken < _now(self._least) or self._processor.spare()
 

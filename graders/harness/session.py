@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import platform
 import shutil
@@ -19,9 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from graders.harness import answers, keeper_program, results, servers, settings, version
+from graders.harness import answers, results, servers, settings, version
 from graders.harness.budgets import NOMINAL_START, Budgets
 from graders.harness.check import Check, CouldNotGrade, Finding
 from graders.harness.database import Database, DatabaseFactory
@@ -30,6 +29,7 @@ from graders.harness.jobs import JobsLab, Keyspaces
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 from graders.harness.lab import Lab
 from graders.harness.loop import LoopThread
+from graders.harness.overload import Overload
 from graders.harness.places import Bound, Places
 from graders.harness.process import Caps, Process
 from graders.harness.report import drawings, json_report, timeline
@@ -89,22 +89,6 @@ class Options:
         )
 
 
-MUCH = 8  # processes for each core that want to run: it is measured how slow the machine is now
-SLOWER = 10  # times slower than time limits allow for: a right worker needs less than a tenth
-MEASURED = 2  # times in a row: what lasts a second or two harms nobody
-LONGEST = 8.0  # seconds that are measured: whoever stops the run waits for it
-MEASURED_FOR = 3.0  # seconds for which that holds: several checks may find something at once
-
-
-def running() -> float:
-    """How many processes of this machine want to run, now or on average over the last minute."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        average = os.getloadavg()[0]
-        fields = keeper_program.read_proc("/proc/loadavg").split()
-        return max(average, int(fields[3].partition(b"/")[0]) if fields else 0)
-    return 0.0
-
-
 class GradingSession:
     """Runs the checks of one lab against one submission."""
 
@@ -118,11 +102,13 @@ class GradingSession:
         standing: servers.Services | None = None,
         roles: Collection[str] | None = None,
         start_seconds: float | None = None,
+        slowest_start: float = math.inf,
     ) -> None:
         """`standing`: servers that run already and are left running, for many runs in a row.
 
         `roles`: what the submission must have a command for, by default all that the lab grades.
-        `start_seconds`: what a Python takes to start here, where an earlier run has measured it.
+        `start_seconds`: what a Python takes to start here, where an earlier run has measured it;
+        `slowest_start`: what it takes at most, where one measured now may have met others.
         """
         self.lab_name = lab_name
         self.info = settings.lab(lab_name)
@@ -130,6 +116,7 @@ class GradingSession:
         self.options = options
         self._roles = self.info.graded if roles is None else roles
         self.start_seconds = start_seconds
+        self._slowest_start = slowest_start
         self.results: dict[str, CheckResult] = {}
         self.running: dict[str, float] = {}
         self.lab_result: LabResult | None = None
@@ -156,13 +143,14 @@ class GradingSession:
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
         self._finished = False
-        self._measuring = threading.Lock()
-        self._measured_at = -MEASURED_FOR
-        self._busy = ""  # why time limits say nothing, when it was last asked
+        self._overload = Overload(self._measure_again)
         self.memo: dict[object, object] = {}  # what checks share in one run: recordings
         self.memo_lock = threading.Lock()
-        self.trials = Bound(lambda: TRIALS + settings.per_core(TRIALS),  # under way at a time
-                            TRIALS + settings.at_most(TRIALS))
+        self.trials = Bound(  # under way at a time
+            lambda: TRIALS + settings.per_core(TRIALS), TRIALS + settings.at_most(TRIALS),
+            # Beside other gradings, so few that together they are as quiet as one alone.
+            at_work=lambda: settings.of_machine(TRIALS) + settings.per_core(TRIALS),
+        )
         self.stages = threading.Semaphore(self.trials.ceiling)  # as connections allow
         # What is started in prepare
         self.keeper: Keeper | None = None
@@ -213,7 +201,7 @@ class GradingSession:
             # It may have been our own servers' start that slowed it.
             start = min(start, self._measure_start())
         self.start_seconds = start
-        self.budgets = Budgets().scaled(self.options.patience, start)
+        self.budgets = Budgets().scaled(self.options.patience, min(start, self._slowest_start))
 
     def _start_servers(self) -> None:
         began = time.monotonic()
@@ -461,7 +449,7 @@ class GradingSession:
         try:
             if any(shutil.disk_usage(f).free < LEAST_SPACE for f in folders if f is not None):
                 return "There is no space left on the disk."
-            if busy := self._too_busy():
+            if busy := self._overload.why(self.budgets.factor, self.keeper.pid):
                 return busy
             if self.services.healthy():
                 return ""
@@ -469,38 +457,11 @@ class GradingSession:
             return f"A server of the grader's cannot be asked: {error}"
         return "A server that the grader had started has gone."
 
-    def _too_busy(self) -> str:
-        """What keeps this machine so busy that time limits say nothing; "" if nothing does.
-
-        They grow with how slow the machine was at the beginning. It may be another submission, of
-        dozens of processes that never rest; what the one that is graded does itself is its own.
-        """
-        allowed = min(SLOWER * NOMINAL_START * self.budgets.factor, LONGEST)
-        with self._measuring:
-            if time.monotonic() - self._measured_at < MEASURED_FOR:
-                return self._busy
-            self._busy = ""
-            # In a container, those that wait for their share are not told of.
-            if settings.is_limited() or running() >= MUCH * settings.cores():
-                with contextlib.suppress(CouldNotGrade, SpawnError):
-                    slow = all(not self.stopping and self._measure_start(allowed) >= allowed
-                               for _ in range(MEASURED))
-                    if slow and not self._is_own_load():
-                        self._busy = (
-                            "This machine is too busy for time limits to say anything: a Python "
-                            f"has not started after {allowed:.1f} s."
-                        )
-            self._measured_at = time.monotonic()
-            return self._busy
-
-    def _is_own_load(self) -> bool:
-        """Whether most of what wants to run is the submission's own."""
-        own = 0
-        with contextlib.suppress(psutil.Error):
-            for process in psutil.Process(self.keeper.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    own += process.status() == psutil.STATUS_RUNNING
-        return own > running() / 2
+    def _measure_again(self, bound: float) -> float | None:
+        """As `_measure_start`; None when the run is stopped, or it cannot be measured."""
+        with contextlib.suppress(CouldNotGrade, SpawnError):
+            return None if self.stopping else self._measure_start(bound)
+        return None
 
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""

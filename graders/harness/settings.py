@@ -90,6 +90,11 @@ def per_core(count: float) -> int:
     return max(1, round(count * _share()))
 
 
+def of_machine(count: float) -> int:
+    """This run's share of so many for the whole machine, and at least one."""
+    return max(1, round(count * _share() / cores()))
+
+
 def at_most(count: float) -> int:
     """What `per_core` can become, should all cores be this run's one day."""
     return max(1, round(count * max(_share(), cores())))
