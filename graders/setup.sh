@@ -39,9 +39,15 @@ trap 'exit 143' TERM HUP
 mkdir -p "$state" 2>/dev/null || stop "The set-up cannot write to this folder: $(pwd)"
 
 waited=0
+gone=0
 # noclobber makes the creation of the lock atomic.
 until (set -C; echo $$ >"$lock") 2>/dev/null; do
-    [ -e "$lock" ] || stop "The set-up cannot write to this folder: $(pwd)/$state"
+    if [ ! -e "$lock" ]; then
+        # Its holder may just have ended.
+        gone=$((gone + 1))
+        [ "$gone" -lt 5 ] || stop "The set-up cannot write to this folder: $(pwd)/$state"
+        continue
+    fi
     owner=$(cat "$lock" 2>/dev/null)
     if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then
         rm -f "$lock" # it was left by a set-up that was killed

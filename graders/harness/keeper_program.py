@@ -51,7 +51,7 @@ FOLDERS_EVERY = 0.5  # seconds between two looks at how full the disk is
 FOLDERS_AT_LATEST = 5.0  # a folder is measured that often even if the disk does not fill
 FOLDERS_TIME = 0.05  # seconds that measuring a folder may take; what was found so far counts
 KILL_EVERY = 0.005  # seconds between two looks at whether the killed are gone
-SERVERS_TIME = 3.0  # seconds that a server has to end by itself at the end of the run
+SERVERS_TIME = 10.0  # seconds that a server has to end by itself at the end of the run
 END_TIME = 300.0  # seconds after which even those are given up that the kernel cannot end
 ROOM = 700  # processes and threads beyond what the machine has now; see Program.process_limit
 
@@ -888,7 +888,8 @@ def remove_containers(label: str) -> None:
                 with contextlib.suppress(Exception):
                     container.remove(force=True, v=True)
             return
-        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 30}
+        # A busy engine takes long over an image.
+        quiet = {"stdin": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 120}
         listed = subprocess.run(
             [docker, "ps", "-aq", "--filter", f"label={label}"], stdout=subprocess.PIPE, **quiet
         )

@@ -6,10 +6,13 @@ The contract of the workers in `redis_workers/`: jobs in the list `work_queue`, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,6 +61,14 @@ class Options:
     step: str = ""
 
 
+@functools.cache
+def _budgets() -> Budgets:
+    """As a grading run has them: for what this machine is now."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import redis"], check=True)
+    return Budgets().scaled(1.0, time.monotonic() - began)
+
+
 @dataclass
 class RedisSession:
     """As much of a grading run as explorations need, with one script as the submission."""
@@ -67,7 +78,7 @@ class RedisSession:
     server: Any  # host and port
     run_dir: Path
     script: str
-    budgets: Budgets = field(default_factory=Budgets)
+    budgets: Budgets = field(default_factory=lambda: _budgets())
     options: Options = field(default_factory=Options)
     stopping: bool = False
     trials: Bound = field(default_factory=lambda: Bound(12))

@@ -44,7 +44,9 @@ def test_a_container_that_goes_away_is_no_fault_of_the_worker() -> None:
         lab.start_worker()
         run = lab.session.run_dir.name
         with containers._client() as client:
-            for each in client.containers.list(filters={"label": containers.LABEL}):
+            for each in client.containers.list(
+                filters={"label": containers.LABEL}, ignore_removed=True
+            ):
                 if run in each.labels[containers.LABEL]:
                     each.remove(force=True)
         raise Finding("worker-exited", "It lives on.", "It ended.")

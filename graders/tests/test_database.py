@@ -206,7 +206,11 @@ def test_what_a_killed_run_left_is_dropped_and_a_living_run_is_not(server: Serve
     dead = DatabaseFactory(owner, SCHEMA, "dead", ahead=0)
     living.new()
     dead.new()
+    pid = dead._admin.info.backend_pid
     dead._admin.close()  # as its process had died
+    with connect(owner.admin_url) as admin:
+        assert poll(lambda: not admin.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall(), 60)
     elsewhere = dataclasses.replace(owner, admin_url=owner.url("template1"))
     third = DatabaseFactory(elsewhere, SCHEMA, "third", ahead=0)
     try:

@@ -19,7 +19,7 @@ import pytest
 from graders.harness import keeper as keeper_module
 from graders.harness.keeper import Keeper, KeeperLost, SpawnError
 
-BOUND = 20.0  # seconds that only a failure takes
+BOUND = 120.0  # seconds that only a failure takes
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 LINUX = sys.platform.startswith("linux")
@@ -379,8 +379,8 @@ class TestTheEnd:
         keeper = Keeper.start()
         note = tmp_path / "ended"
         code = (
-            "import os, signal, sys, time\n"
-            f"signal.signal(3, lambda *_: (open({str(note)!r}, 'w').close(), sys.exit(0)))\n"
+            "import os, signal, time\n"
+            f"signal.signal(3, lambda *_: (open({str(note)!r}, 'w').close(), os._exit(0)))\n"
             "os.write(1, b'up\\n')\nwhile True: time.sleep(600)"
         )
         run = Run(keeper, python(code), limits=None)

@@ -150,7 +150,7 @@ class TestEnd:
         with pytest.raises(SpawnError, match="no program “pyhton”"):
             start(["pyhton", "-m", "worker"])
         assert history.events() == []
-        assert len(os.listdir("/dev/fd")) == before
+        assert len(os.listdir("/dev/fd")) <= before
 
     def test_ends_at_once(self, start: Start) -> None:
         for _ in range(20):

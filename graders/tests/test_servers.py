@@ -429,7 +429,8 @@ def labelled() -> list[dict]:
     """What the engine tells of the containers of all runs."""
     with containers._client() as client:
         return [each.attrs for each in
-                client.containers.list(all=True, filters={"label": containers.LABEL})]
+                client.containers.list(
+                    all=True, filters={"label": containers.LABEL}, ignore_removed=True)]
 
 
 @pytest.mark.usefixtures("engine")

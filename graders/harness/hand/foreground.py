@@ -118,15 +118,16 @@ class Foreground:
         }
         try:
             for program in programs:
-                self._start(program)
-                started(program)
+                read = self._start(program)
+                started(program)  # before it is heard, or has ended
+                self._hear(program, read)
             self._watch()
         finally:
             self._kill()
             for each, handler in before.items():
                 signal.signal(each, handler)
 
-    def _start(self, program: Program) -> None:
+    def _start(self, program: Program) -> int:
         env = self.env | program.env
         argv = [*self.submission.command(program.role, env), *program.arguments]
         program.marker = self.keeper.marker(program.name)
@@ -144,6 +145,9 @@ class Foreground:
         self.living[program.pid] = program
         if not program.alone:
             self._print(program, f"started: {' '.join(argv)}")
+        return read
+
+    def _hear(self, program: Program, read: int) -> None:
         program.reader = threading.Thread(target=self._read, args=(program, read), daemon=True)
         program.reader.start()
         self.keeper.on_exit(

@@ -61,7 +61,7 @@ def image(kind: str) -> str:
 
 def engine_answers(timeout: float = 2.0) -> bool:
     """Whether a Docker engine of this machine answers within `timeout` seconds."""
-    return _may_have_engine(timeout) and _bounded(_ping, timeout) is True
+    return _may_have_engine(timeout) and _bounded(lambda: _ping(timeout), timeout) is True
 
 
 def missing_images(kinds: set[str]) -> list[str]:
@@ -122,8 +122,8 @@ def _listens(path: Path, timeout: float) -> bool:
     return True
 
 
-def _ping() -> bool:
-    with _client(2.0) as client:
+def _ping(timeout: float) -> bool:
+    with _client(timeout) as client:
         return bool(client.ping())
 
 
