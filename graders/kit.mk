@@ -1,7 +1,7 @@
 # Commands for instructors, and for those who work on the kit. Included by the Makefile; what needs
 # solutions, mutants or the kit's own tests is here, and not in the students' kit.
 
-export DIR OUT JOBS LIMIT AGAIN WHEELS NOTEBOOKS PLATFORMS PYTHONS
+export DIR OUT JOBS LIMIT AGAIN LOOK WHEELS NOTEBOOKS PLATFORMS PYTHONS
 
 define HELP_KIT
 
@@ -17,6 +17,7 @@ For instructors (see INSTRUCTORS.md):
   JOBS=2                        so many submissions side by side; by default three for two cores
   LIMIT=600                     seconds for one submission, times PATIENCE
   AGAIN=name                    grade these again, by name; or all, or could-not-grade
+  LOOK=1                        only say what would be graded, and whose it is
   WHEELS=1                      put the fetched packages into the student kit
   NOTEBOOKS=no                  leave the notebooks out of it
   PLATFORMS=…  PYTHONS=…        fetch packages for other machines and Pythons

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from graders.classes import layouts, pages, records, scores, summary
+from graders.classes import layouts, look, pages, records, scores, summary
 from graders.classes.alone import alone_in
 from graders.classes.archives import ArchiveError
+from graders.classes.lanes import Trouble
 from graders.classes.layouts import Entry
 from graders.classes.progress import ClassProgress, duration
 from graders.classes.records import Record
@@ -33,14 +34,19 @@ ALL, UNGRADED = "all", "could-not-grade"  # what AGAIN may say besides names
 
 
 def main(env: Mapping[str, str]) -> int:
-    """Grade a class as the environment says (LAB, DIR, OUT, JOBS, LIMIT, AGAIN).
+    """Grade a class as the environment says (LAB, DIR, OUT, JOBS, LIMIT, AGAIN, LOOK).
 
     0 if all that could be opened is graded, 2 if something could not be, 130 after Ctrl-C.
     """
     asked = _read(env)
     try:
-        with _alone(asked.out), temporary_folder("wl-class-") as work, _stopped_by_signals():
-            return _grade(asked, work)
+        # Where nothing is written, nobody is in the way.
+        lock = contextlib.nullcontext() if asked.look else _alone(asked.out)
+        with lock, temporary_folder("wl-class-") as work, _stopped_by_signals():
+            plan, entries, remarks = _found(asked, work)
+            if asked.look:
+                return _look(plan, entries, remarks)
+            return _grade(asked, plan, entries, remarks)
     except OSError as error:
         raise SettingError(f"The results cannot be written: {error.strerror or error}.") from None
 
@@ -56,6 +62,7 @@ class Asked:
     jobs: int
     limit: float
     again: tuple[str, ...]
+    look: bool  # and grade nothing
 
 
 def _read(env: Mapping[str, str]) -> Asked:
@@ -66,7 +73,8 @@ def _read(env: Mapping[str, str]) -> Asked:
     if not checks_of(lab):
         raise SettingError(f"{lab.name} has no grader yet.")
     source = _path(env, "DIR", "the submissions, as in DIR=submissions")
-    out = _path(env, "OUT", "where the results go, as in OUT=results")
+    looks = settings.switch("LOOK", env.get("LOOK", "").strip() or "0")
+    out = None if looks else _path(env, "OUT", "where the results go, as in OUT=results")
     _check_paths(source, out)
     jobs = lanes()
     if env.get("JOBS", "").strip():
@@ -76,7 +84,7 @@ def _read(env: Mapping[str, str]) -> Asked:
         jobs = 1
     limit = settings.whole("LIMIT", env.get("LIMIT", "").strip() or f"{LIMIT:.0f}", 5, 86_400)
     again = tuple(filter(None, re.split(r"[\s,]+", env.get("AGAIN", ""))))
-    return Asked(chosen, lab, source, out, jobs, limit * chosen.patience, again)
+    return Asked(chosen, lab, source, out or Path(), jobs, limit * chosen.patience, again, looks)
 
 
 def _path(env: Mapping[str, str], name: str, what: str) -> Path:
@@ -89,11 +97,13 @@ def _path(env: Mapping[str, str], name: str, what: str) -> Path:
         raise SettingError(f"{name}={value} names a user who is not here.") from None
 
 
-def _check_paths(source: Path, out: Path) -> None:
+def _check_paths(source: Path, out: Path | None) -> None:
     try:
         if not source.exists():
             raise SettingError(f"There is no folder or archive DIR={source} (seen from "
                                f"{Path.cwd()}).")
+        if out is None:
+            return
         if out.exists() and not out.is_dir():
             raise SettingError(f"OUT={out} is a file; name a folder.")
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
@@ -104,8 +114,9 @@ def _check_paths(source: Path, out: Path) -> None:
                            f"{getattr(error, 'strerror', None) or error}.") from None
 
 
-def _grade(asked: Asked, work: Path) -> int:
-    lab, out = asked.lab, asked.out
+def _found(asked: Asked, work: Path) -> tuple[Plan, list[Entry], list[str]]:
+    """Whose submissions there are, what is to be done with them, and remarks on their folder."""
+    lab = asked.lab
     remarks: list[str] = []
     try:
         entries = layouts.find(asked.source, work / "class", lab.number, remarks)
@@ -116,14 +127,36 @@ def _grade(asked: Asked, work: Path) -> int:
     if not entries:
         raise SettingError(f"There are no submissions in DIR={asked.source}.")
     plan = Plan(
-        lab=lab, source=asked.source, out=out, work=work, kit=version.version(), jobs=asked.jobs,
-        limit=asked.limit, services=asked.chosen.services, patience=asked.chosen.patience,
+        lab=lab, source=asked.source, out=asked.out, work=work, kit=version.version(),
+        jobs=asked.jobs, limit=asked.limit, services=asked.chosen.services,
+        patience=asked.chosen.patience,
     )
+    return plan, entries, remarks
+
+
+def _look(plan: Plan, entries: Sequence[Entry], remarks: Sequence[str]) -> int:
+    """Say what would be graded; 0, or 130 after Ctrl-C."""
+    try:
+        for remark in remarks:
+            _tell(lambda text=remark: _say(text))
+        for line in look.look(plan, entries):
+            _tell(lambda text=line: print(text))
+    except Trouble as error:
+        raise SettingError(str(error)) from None
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    return 0
+
+
+def _grade(asked: Asked, plan: Plan, entries: Sequence[Entry], remarks: Sequence[str]) -> int:
+    lab, out = plan.lab, plan.out
+    _check_lab(plan)
     # What is known before anything is graded: the table has it until there is something newer.
     earlier = {entry.student: Row.of(record, plan.folder(entry.student)) for entry in entries
                if (record := records.load(plan.folder(entry.student))) is not None}
     for student in _again(asked, entries):
-        records.forget(plan.folder(student))
+        if student in earlier:
+            records.doubt(earlier[student].record, plan.folder(student))
         records.ended(plan.folder(student))
     checks = checks_of(lab)
     heading = (f"Lab {lab.number}, {lab.title}: {len(entries)} "
@@ -141,7 +174,9 @@ def _grade(asked: Asked, work: Path) -> int:
         row = rows[record.student] = Row.of(record, plan.folder(record.student))
         _tell(lambda: progress.end(row, kept))
         if not kept:  # also for whoever looks before the end
-            scores.write(_sorted({**earlier, **rows}), checks, out / scores.NAME)
+            # A spreadsheet may hold it open, where that keeps others from writing it.
+            with contextlib.suppress(OSError):
+                scores.write(_sorted({**earlier, **rows}), checks, out / scores.NAME)
 
     run = Class_(
         plan, entries, on_end=ended,
@@ -172,12 +207,13 @@ def _grade(asked: Asked, work: Path) -> int:
         print(f"{run.trouble}\n{len(found)} of {len(entries)} are graded. {how} on from here.",
               file=sys.stderr)
         return EXIT_COULD_NOT_GRADE
-    summary.write(found, lab, checks, plan.kit, out / summary.NAME, remarks)
+    changed = summary.changed(earlier, found)
+    summary.write(found, lab, checks, plan.kit, out / summary.NAME, remarks, changed)
     pages.write(
         lab, settings.ROOT / "solutions" / lab.name / "ANSWERS.md",
         [_answered(row, plan) for row in found], out / "answers",
     )
-    _tell(lambda: _closing(found, plan))
+    _tell(lambda: _closing(found, plan, changed))
     return EXIT_COULD_NOT_GRADE if any(row.is_open for row in found) else 0
 
 
@@ -212,7 +248,16 @@ def _answered(row: Row, plan: Plan) -> pages.Answered:
     )
 
 
-def _closing(rows: Sequence[Row], plan: Plan) -> None:
+def _check_lab(plan: Plan) -> None:
+    """Raises SettingError where results of another lab are, which would be written over."""
+    for folder in _folders(plan.out):
+        record = records.load(folder)
+        if record is not None and record.lab != plan.lab.name:
+            raise SettingError(f"OUT={plan.out} holds results of {record.lab}; name another folder "
+                               f"for those of {plan.lab.name}.")
+
+
+def _closing(rows: Sequence[Row], plan: Plan, changed: Sequence[str]) -> None:
     """What there is now, and what to look at first."""
     out = plan.out
     graded = [row.points for row in rows if row.points is not None]
@@ -225,7 +270,11 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
     if unsettled := [row.record.name for row in rows if row.is_open]:
         _say(f"{len(unsettled)} could not be graded, or not wholly, which costs no points: "
              f"{', '.join(unsettled)}. AGAIN={UNGRADED} takes them up again.")
-    stale = _left_over(rows, out)
+    if changed:
+        more = f" … and {len(changed) - 5} more, in {summary.NAME}" if len(changed) > 5 else ""
+        _say(f"Other points than in the last run: {'; '.join(changed[:5])}{more}.")
+    here = {row.record.student for row in rows}
+    stale = [folder.name for folder in _folders(out) if folder.name not in here]
     if stale:
         _say(f"Of {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''} there are results from an "
              "earlier run, and no submission.")
@@ -238,10 +287,10 @@ def _closing(rows: Sequence[Row], plan: Plan) -> None:
         print(f"  {out}/{name}".ljust(44) + f"  {what}")
 
 
-def _left_over(rows: Sequence[Row], out: Path) -> list[str]:
-    here = {row.record.student for row in rows}
+def _folders(out: Path) -> list[Path]:
+    """The folders of students in here, also of such as have no submission now."""
     with contextlib.suppress(OSError):
-        return sorted(p.name for p in (out / STUDENTS).iterdir() if p.name not in here)
+        return sorted((out / STUDENTS).iterdir())
     return []
 
 

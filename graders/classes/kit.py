@@ -11,6 +11,8 @@ file that decides a verdict, which is tested here each time, so both give the sa
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -24,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from graders.classes.wheels import FOLDER as WHEELHOUSE
 from graders.harness import settings
-from graders.harness.reset import original_of, write_files
+from graders.harness.reset import ORIGINAL, files_of, original_of, write_files
 from graders.harness.settings import SettingError
 from graders.harness.version import STAMP, deciding, fingerprint, is_junk, version
 
@@ -161,6 +163,14 @@ def _check_replaceable(folder: Path, packed: Path) -> None:
             f"{folder} has become a git repository, whose history would be lost; name another OUT, "
             "and copy the new files over."
         )
+    for starter in sorted((folder / "starter").glob("lab*")):
+        kept = folder / "graders" / starter.name / ORIGINAL
+        with contextlib.suppress(OSError, ValueError):
+            if files_of(starter) != json.loads(kept.read_text(encoding="utf-8")):
+                raise SettingError(
+                    f"Somebody has worked on {starter}, which would be lost; move that folder "
+                    "away, or name another OUT."
+                )
     if (folder / ".worker-labs" / "servers.json").exists():
         raise SettingError(f"Servers are up in {folder}; run make down there first.")
 

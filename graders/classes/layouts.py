@@ -56,6 +56,9 @@ _GRADESCOPE = re.compile(r"submission_(?P<number>\d+)")
 _VERSION = re.compile(r"(?P<stem>.+?)(?:-(?P<a>\d{1,3})| ?\((?P<b>\d{1,3})\))?(?P<end>(?:\.\w+)*)")
 
 
+# What one student calls one of several labs: `lab03`, `Lab 3 (1)`.
+_OF_A_LAB = re.compile(r"lab[ _-]?\d{1,2}(-\d+| ?\(\d+\))?", re.IGNORECASE)
+
 INSIDE = ".inside"  # where an archive is opened that lay in another one
 
 
@@ -257,8 +260,8 @@ def _of_archive(entry: Entry, path: Path) -> Entry:
         archives.check(path)
     except ArchiveError as error:
         return replace(entry, problem=error.message)
-    except OSError as error:
-        return replace(entry, problem=f"{shown(path.name)} cannot be read: {error.strerror}.")
+    except OSError:
+        return entry  # opening it will tell, and that it is not its author's fault
     return entry
 
 
@@ -446,29 +449,50 @@ def _inner(top: Path, source: Path, work: Path | None, remarks: list[str]) -> Pa
     if len(children) != 1 or (top / PROCFILE).is_file():
         return top
     only = children[0]
+    # An export in which there is but one student's is an export.
+    if _gradescope(top, children) or _MOODLE.fullmatch(unicodedata.normalize("NFC", only.name)):
+        return top
     if only.is_dir():
-        inside = list(_children(only))
-        if _is_export(only, inside):
+        if _is_export(only, list(_children(only))):
             return only
-        if source.is_dir() or (only / PROCFILE).is_file():
-            return top
-        students = [
-            p for p in inside
-            if (p.is_dir() and _candidates(p, lambda name: name == PROCFILE))
-            or (p.is_file() and _is_archive(p, p.name))
-        ]  # fmt: skip
-        return only if len(students) > 1 else top
+        if _holds_students(only):
+            remarks.append(f"The submissions are those in the folder “{shown(only.name)}”.")
+            return only
+        if len([p for p in _children(only) if p.is_dir()]) > 1 and not _is_kit(only):
+            remarks.append(f"All lies in the one folder “{shown(only.name)}”, which was taken for "
+                           "one student's.")
+        return top
     if work is None or not source.is_dir() or not _is_archive(only, only.name):
         return top
     with contextlib.suppress(ArchiveError):
         said: list[str] = []
         to = _opened(only, work, said)
         inner = _inner(to, only, None, said)
-        if _is_export(inner, list(_children(inner))):
+        if _is_export(inner, list(_children(inner))) or _holds_students(inner):
             remarks += said
             return inner
         shutil.rmtree(to, ignore_errors=True)
     return top
+
+
+def _holds_students(folder: Path) -> bool:
+    """Whether several have a folder or an archive in here, and it is not the work of one."""
+    if (folder / PROCFILE).is_file() or _is_kit(folder):
+        return False
+    submissions = [
+        p for p in _children(folder) if not _OF_A_LAB.fullmatch(_stem(p.name))
+        and (_candidates(p, _may_be_graded) if p.is_dir() else _is_archive(p, p.name))
+    ]
+    return len(submissions) > 1
+
+
+def _may_be_graded(name: str) -> bool:
+    return name == PROCFILE or bool(_ARCHIVE_NAME.search(name))
+
+
+def _is_kit(folder: Path) -> bool:
+    """Whether somebody has handed in the whole kit, or all labs at once."""
+    return any((folder / name).is_dir() for name in ("starter", "graders", "solutions"))
 
 
 def _is_export(folder: Path, children: list[Path]) -> bool:

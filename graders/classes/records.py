@@ -15,7 +15,8 @@ import hashlib
 import json
 import os
 import stat
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from graders.harness.submission import LEFT_OUT, MAX_BYTES, MAX_FILES
 NAME = "graded.json"
 BEGUN = "begun"
 RESULTS = "results.json"
+# What is read of each check in results.json, and of what it has found.
+OF_CHECK = {"name": str, "verdict": str, "points": int, "earned": int, "reason": str}
+OF_FINDING = {"code": str, "seen": str}
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,11 @@ def load(folder: Path) -> Record | None:
     return record
 
 
+def doubt(record: Record, folder: Path) -> None:
+    """It is to be graded again, and counts until that is done. Raises OSError."""
+    save(replace(record, submission=""), folder)
+
+
 def forget(folder: Path) -> None:
     """What lies here is about to be made anew. Raises OSError."""
     (folder / NAME).unlink(missing_ok=True)
@@ -102,7 +111,21 @@ def results_of(folder: Path) -> dict[str, Any] | None:
         told = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return told if isinstance(told, dict) and isinstance(told.get("checks"), list) else None
+    checks = told.get("checks") if isinstance(told, dict) else None
+    return told if isinstance(checks, list) and all(map(_is_check, checks)) else None
+
+
+def _is_check(told: Any) -> bool:
+    """Whether that is a check's result, as this kit writes them. Another version may not have."""
+    if not _has(told, OF_CHECK) or "finding" not in told:
+        return False
+    return told["finding"] is None or _has(told["finding"], OF_FINDING)
+
+
+def _has(told: Any, fields: Mapping[str, type]) -> bool:
+    return isinstance(told, dict) and all(
+        isinstance(told.get(name), kind) for name, kind in fields.items()
+    )
 
 
 def written(folder: Path) -> list[Path]:

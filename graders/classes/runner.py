@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import shutil
 import threading
 import time
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graders.classes import feedback, layouts, papers, records
-from graders.classes.archives import ArchiveError
+from graders.classes.archives import ArchiveError, shown
 from graders.classes.lane import Order
 from graders.classes.lanes import Lane, LaneGone, LaneHangs, Trouble
 from graders.classes.layouts import Entry
@@ -171,22 +172,14 @@ class Class_:
         # In a folder of its own: a student may be called as anything that lies in `work`.
         to, unpacked = plan.folder(entry.student), plan.work / UNPACKED / entry.student
         remarks = list(entry.remarks)
-        folder, problem = None, ""
         times, begun, done = 0, False, False
-        try:
-            folder = layouts.prepare(entry, unpacked, plan.lab.number, remarks)
-        except ArchiveError as error:
-            problem = error.message
-        except OSError as error:
-            if error.errno in OWN_TROUBLE:
-                raise Trouble(f"The submissions cannot be opened: {error.strerror}.") from None
-            problem = f"It cannot be read: {error.strerror or error}."
+        folder, problem, by_author = opened(entry, unpacked, plan.lab.number, remarks)
         try:
             record = Record(
-                student=entry.student, name=entry.name, file=_called(entry, plan.source),
+                student=entry.student, name=entry.name, file=called(entry, plan.source),
                 late=entry.late, submission=records.contents(folder) if folder else problem,
                 kit=plan.kit, lab=plan.lab.name, minutes=0.0, problem=problem,
-                opened=folder is not None, remarks=tuple(remarks), id=entry.id,
+                opened=not by_author, remarks=tuple(remarks), id=entry.id,
             )
             old = records.load(to)
             if old is not None and old.same(record.submission, record.kit, record.lab):
@@ -287,6 +280,7 @@ class _Slot:
             lane = Lane(plan.lab, plan.services, self.run.share(), log, plan.patience)
             self._lane = lane
             self.run._started(lane)
+            lane.share(self.run.share())  # which may have grown meanwhile
             try:
                 self.run._told(lane.start())
             except LaneGone:
@@ -317,6 +311,26 @@ class _Slot:
             self._lane = None
 
 
+def opened(
+    entry: Entry, to: Path, lab: str, remarks: list[str]
+) -> tuple[Path | None, str, bool]:
+    """The folder to grade; or None, why there is none, and whether that is its author's fault.
+
+    Raises Trouble where it is this machine's.
+    """
+    try:
+        folder = layouts.prepare(entry, to, lab, remarks)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return folder, "", False
+    except ArchiveError as error:
+        return None, error.message, True
+    except OSError as error:
+        if error.errno in OWN_TROUBLE:
+            raise Trouble(f"The submissions cannot be opened: {error.strerror}.") from None
+        return None, f"It cannot be read: {error.strerror or error}.", False
+
+
 def _kept(old: Record, record: Record, to: Path) -> Record:
     """What an earlier run has kept, with what is known of the student now."""
     now = replace(old, name=record.name, file=record.file, late=record.late,
@@ -326,14 +340,14 @@ def _kept(old: Record, record: Record, to: Path) -> Record:
     return now
 
 
-def _called(entry: Entry, source: Path) -> str:
+def called(entry: Entry, source: Path) -> str:
     """The file or folder of a submission, as it is called inside the class's folder."""
     if entry.loose:
         return f"{len(entry.loose)} single files"
     inside = entry.path.name
     with contextlib.suppress(ValueError):
         inside = entry.path.relative_to(source).as_posix()
-    return inside
+    return shown(inside)
 
 
 def _head(record: Record) -> list[str]:

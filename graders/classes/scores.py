@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from graders.classes.marks import guarded
-from graders.classes.records import Record, results_of
+from graders.classes.records import OF_CHECK, Record, results_of
 from graders.harness.report.json_report import write_text
 from graders.harness.results import COULD_NOT_GRADE, FAILED, NOT_CHECKED, PASSED, VERDICTS
 
 NAME = "scores.csv"
-UNGRADED = "?"  # in the place of points, where something could not be graded; it is no zero
+# In the place of points: what could not be graded is no zero, what was not checked no failure.
+MARKS = {COULD_NOT_GRADE: "?", NOT_CHECKED: "-"}
 
-KEPT = ("name", "verdict", "points", "earned", "reason", "finding")
+KEPT = (*OF_CHECK, "finding")
 GRADED, PARTLY, NOT_GRADED = "graded", "partly graded", "not graded"
 
 
@@ -116,7 +117,7 @@ def _cell(check: dict[str, Any] | None) -> str:
     """A check's points, or why there are none."""
     if check is None or check["verdict"] not in VERDICTS:
         return ""
-    return UNGRADED if check["verdict"] == COULD_NOT_GRADE else str(check["earned"])
+    return MARKS.get(check["verdict"], str(check["earned"]))
 
 
 def plain(text: str) -> str:

@@ -23,13 +23,26 @@ BAR = 30  # characters of the longest bar
 
 
 def write(rows: Sequence[Row], lab: settings.Lab, checks: Mapping[str, Check], kit: str,
-          path: Path, remarks: Sequence[str] = ()) -> Path:
-    """Write the summary. `remarks` are those on the class's folder. Raises OSError."""
-    return write_text(path, "\n".join(lines(rows, lab, checks, kit, remarks)) + "\n")
+          path: Path, remarks: Sequence[str] = (), changes: Sequence[str] = ()) -> Path:
+    """Write the summary. `remarks` are those on the class's folder. Raises OSError.
+
+    `changes`: what is different from the last run, as `changed` tells it.
+    """
+    return write_text(path, "\n".join(lines(rows, lab, checks, kit, remarks, changes)) + "\n")
+
+
+def changed(earlier: Mapping[str, Row], rows: Sequence[Row]) -> list[str]:
+    """Who has other points than in an earlier run: "Anna Lee 60, was 55"."""
+    told = []
+    for row in rows:
+        before = earlier.get(row.record.student)
+        if before is not None and _points_of(before) != _points_of(row):
+            told.append(f"{_plain_name(row)} {_points_of(row)}, was {_points_of(before)}")
+    return told
 
 
 def lines(rows: Sequence[Row], lab: settings.Lab, checks: Mapping[str, Check], kit: str,
-          remarks: Sequence[str] = ()) -> Iterator[str]:
+          remarks: Sequence[str] = (), changes: Sequence[str] = ()) -> Iterator[str]:
     """The lines of the summary, in Markdown that also reads well as it is."""
     graded = [row for row in rows if row.state != NOT_GRADED]
     yield f"# Lab {lab.number}, {lab.title}: {_many(len(rows), 'submission')}"
@@ -48,6 +61,12 @@ def lines(rows: Sequence[Row], lab: settings.Lab, checks: Mapping[str, Check], k
     yield from _who(rows)
     for remark in dict.fromkeys(remarks):
         yield f"- {_md(remark)}"
+    if changes:
+        yield ""
+        yield "## Other points than in the last run"
+        yield ""
+        for change in changes:
+            yield f"- {_md(change)}"
 
 
 def _points(graded: Sequence[Row]) -> Iterator[str]:
@@ -180,11 +199,22 @@ def _who(rows: Sequence[Row]) -> Iterator[str]:
         yield f"- Late: {_names(late)}."
 
 
+def _points_of(row: Row) -> str:
+    """Its points, and of how many where that is not all of them; "not graded" for none."""
+    if row.points is None:
+        return NOT_GRADED
+    return str(row.points) if row.state == GRADED else f"{row.points} of {row.possible}"
+
+
 def _name(row: Row) -> str:
-    name = _md(shown(row.record.name, 60))
+    return _md(_plain_name(row))
+
+
+def _plain_name(row: Row) -> str:
+    name = shown(row.record.name, 60)
     # The id is told where it does not follow from the name: of two with the same one.
     same = student_id(row.record.name) == row.record.student
-    return name if same else f"{name} ({_md(row.record.student)})"
+    return name if same else f"{name} ({row.record.student})"
 
 
 def _names(rows: Sequence[Row]) -> str:

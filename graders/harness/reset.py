@@ -20,6 +20,7 @@ from graders.harness import settings
 from graders.harness.settings import Lab, SettingError
 
 # What a run leaves behind in a folder, and no part of a starter.
+ORIGINAL = "starter.json"  # in the folder of a lab's grader
 NOT_OURS = {"__pycache__", ".pytest_cache", ".ruff_cache", ".venv", ".git", ".DS_Store", ".idea",
             ".vscode"}
 
@@ -46,7 +47,7 @@ def main(env: Mapping[str, str]) -> int:
 
 def original_path(lab: Lab) -> Path:
     """Where the original of this lab's starter is kept."""
-    return lab.grader / "starter.json"
+    return lab.grader / ORIGINAL
 
 
 def original_of(lab: Lab) -> dict[str, str]:

@@ -171,6 +171,34 @@ class TestPlain:
         assert ids(entries) == ["mueller", "schmidt", "yilmaz"]
         assert prepared(entries[1], tmp_path) == "lab03"
 
+    @pytest.mark.parametrize(("names", "expected"), [
+        (["anna/lab03.zip", "bert/lab03.zip"], ["anna", "bert"]),
+        (["anna/Procfile", "bert.tar.gz", "carl/notes.txt"], ["anna", "bert", "carl"]),
+        # The work of one.
+        (["lab01/Procfile", "lab03/Procfile"], ["all"]),
+        (["Lab 3.zip", "Lab 3 (1).zip"], ["all"]),
+        (["starter/lab03/Procfile", "docs/a.zip", "other/Procfile"], ["all"]),
+    ])
+    def test_all_lies_in_one_folder(
+        self, top: Path, tmp_path: Path, names: list[str], expected: list[str]
+    ) -> None:
+        lay(top / "all", *names)
+        (tmp_path / "in").mkdir()
+        zip_of(top, tmp_path / "in" / "class.zip")
+        for source in (top, tmp_path / "in" / "class.zip"):
+            remarks: list[str] = []
+            assert ids(find(source, tmp_path / "work", "03", remarks)) == expected
+            told = "The submissions are those in the folder “all”." in remarks
+            assert told == (expected != ["all"])
+        if expected != ["all"]:
+            assert ids(find(tmp_path / "in", tmp_path / "work")) == expected
+
+    def test_what_may_be_one_or_several_is_told_of(self, top: Path) -> None:
+        lay(top / "all", "anna/Procfile", "bert/readme.txt")
+        remarks: list[str] = []
+        assert ids(find(top, remarks=remarks)) == ["all"]
+        assert remarks == ["All lies in the one folder “all”, which was taken for one student's."]
+
     def test_an_archive_needs_a_folder_to_be_opened_in(self, top: Path) -> None:
         with pytest.raises(ValueError, match="needs a folder"):
             find(lay(top, "class.zip") / "class.zip")
@@ -258,6 +286,14 @@ class TestMoodle:
     def test_one_in_a_folder_and_one_that_came_by_mail(self, top: Path) -> None:
         lay(top, "Anna_11_assignsubmission_file_/Procfile", "schmidt.zip")
         assert ids(find(top)) == ["Anna", "schmidt"]
+
+    def test_an_export_with_one_who_has_handed_in_twice(self, top: Path, tmp_path: Path) -> None:
+        lay(top, "Anna Lee_11_assignsubmission_file_/lab03.zip",
+            "Anna Lee_11_assignsubmission_file_/lab03 (1).zip")
+        for source in (top, zip_of(top, tmp_path / "Course-Lab 03-4711.zip")):
+            (entry,) = find(source, tmp_path / "work")
+            assert (entry.student, entry.id, entry.path.name) == (
+                "Anna-Lee", "11", "lab03 (1).zip")
 
     def test_the_only_archive_in_dir(self, top: Path, tmp_path: Path) -> None:
         lay(tmp_path / "x", "Anna_11_assignsubmission_file_/Procfile")
@@ -477,7 +513,7 @@ class TestProcfile:
         assert remarks == ["a.zip is damaged or cut off and cannot be opened."]
 
     def test_several_are_told_of(self, top: Path, tmp_path: Path) -> None:
-        lay(top, "mueller/a/Procfile", "mueller/b/Procfile")
+        lay(top, "mueller/a/Procfile", "mueller/b/Procfile", "schmidt.zip")
         remarks: list[str] = []
         assert prepare(find(top)[0], tmp_path / "to", remarks=remarks) == top / "mueller" / "a"
         assert remarks == ["There are 2 Procfiles; the one in “a” counts."]
