@@ -48,7 +48,9 @@ def main(env: Mapping[str, str]) -> int:
                 return _look(plan, entries, remarks)
             return _grade(asked, plan, entries, remarks)
     except OSError as error:
-        raise SettingError(f"The results cannot be written: {error.strerror or error}.") from None
+        what = "The submissions cannot be looked at" if asked.look else \
+            "The results cannot be written"
+        raise SettingError(f"{what}: {error.strerror or error}.") from None
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,8 @@ def _grade(asked: Asked, plan: Plan, entries: Sequence[Entry], remarks: Sequence
     if table:
         scores.write(table, checks, out / scores.NAME)
     how = "The same command without AGAIN goes" if asked.again else "The same command goes"
+    changed = summary.changed(earlier, found)
+    _tell(lambda: _say_changed(changed))
     if stopped:
         print(f"\nStopped after {len(found)} of {len(entries)}. {how} on from here.",
               file=sys.stderr)
@@ -207,13 +211,12 @@ def _grade(asked: Asked, plan: Plan, entries: Sequence[Entry], remarks: Sequence
         print(f"{run.trouble}\n{len(found)} of {len(entries)} are graded. {how} on from here.",
               file=sys.stderr)
         return EXIT_COULD_NOT_GRADE
-    changed = summary.changed(earlier, found)
     summary.write(found, lab, checks, plan.kit, out / summary.NAME, remarks, changed)
     pages.write(
         lab, settings.ROOT / "solutions" / lab.name / "ANSWERS.md",
         [_answered(row, plan) for row in found], out / "answers",
     )
-    _tell(lambda: _closing(found, plan, changed))
+    _tell(lambda: _closing(found, plan))
     return EXIT_COULD_NOT_GRADE if any(row.is_open for row in found) else 0
 
 
@@ -257,7 +260,15 @@ def _check_lab(plan: Plan) -> None:
                                f"for those of {plan.lab.name}.")
 
 
-def _closing(rows: Sequence[Row], plan: Plan, changed: Sequence[str]) -> None:
+def _say_changed(changed: Sequence[str]) -> None:
+    """Whose points are others than before. The next run does not know any more what they were."""
+    if changed:
+        more = f" … and {len(changed) - 5} more" if len(changed) > 5 else ""
+        print()
+        _say(f"Other points than in the last run: {'; '.join(changed[:5])}{more}.")
+
+
+def _closing(rows: Sequence[Row], plan: Plan) -> None:
     """What there is now, and what to look at first."""
     out = plan.out
     graded = [row.points for row in rows if row.points is not None]
@@ -270,9 +281,6 @@ def _closing(rows: Sequence[Row], plan: Plan, changed: Sequence[str]) -> None:
     if unsettled := [row.record.name for row in rows if row.is_open]:
         _say(f"{len(unsettled)} could not be graded, or not wholly, which costs no points: "
              f"{', '.join(unsettled)}. AGAIN={UNGRADED} takes them up again.")
-    if changed:
-        more = f" … and {len(changed) - 5} more, in {summary.NAME}" if len(changed) > 5 else ""
-        _say(f"Other points than in the last run: {'; '.join(changed[:5])}{more}.")
     here = {row.record.student for row in rows}
     stale = [folder.name for folder in _folders(out) if folder.name not in here]
     if stale:

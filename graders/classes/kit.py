@@ -26,8 +26,8 @@ from pathlib import Path, PurePosixPath
 
 from graders.classes.wheels import FOLDER as WHEELHOUSE
 from graders.harness import settings
-from graders.harness.reset import ORIGINAL, files_of, original_of, write_files
-from graders.harness.settings import SettingError
+from graders.harness.reset import files_of, original_of, write_files
+from graders.harness.settings import ORIGINAL, SettingError
 from graders.harness.version import STAMP, deciding, fingerprint, is_junk, version
 
 NAME = "worker-labs"
@@ -165,12 +165,14 @@ def _check_replaceable(folder: Path, packed: Path) -> None:
         )
     for starter in sorted((folder / "starter").glob("lab*")):
         kept = folder / "graders" / starter.name / ORIGINAL
+        original = None  # of what `make reset` has put aside, there is none
         with contextlib.suppress(OSError, ValueError):
-            if files_of(starter) != json.loads(kept.read_text(encoding="utf-8")):
-                raise SettingError(
-                    f"Somebody has worked on {starter}, which would be lost; move that folder "
-                    "away, or name another OUT."
-                )
+            original = json.loads(kept.read_text(encoding="utf-8"))
+        if files_of(starter) != original:
+            raise SettingError(
+                f"Somebody has worked on {starter}, which would be lost; move that folder away, or "
+                "name another OUT."
+            )
     if (folder / ".worker-labs" / "servers.json").exists():
         raise SettingError(f"Servers are up in {folder}; run make down there first.")
 

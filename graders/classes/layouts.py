@@ -27,6 +27,7 @@ from graders.harness.submission import LEFT_OUT, PROCFILE, unused
 
 MAX_ID = 80  # bytes of a student's id
 MAX_SHOWN = 80  # characters of a student's name
+MAX_IDS = 1000  # characters of what the platform calls a student, or all of a group
 LEVELS = 4  # folders between a submission's top and its Procfile
 METADATA = "submission_metadata.yml"
 
@@ -59,6 +60,9 @@ _VERSION = re.compile(r"(?P<stem>.+?)(?:-(?P<a>\d{1,3})| ?\((?P<b>\d{1,3})\))?(?
 # What one student calls one of several labs: `lab03`, `Lab 3 (1)`.
 _OF_A_LAB = re.compile(r"lab[ _-]?\d{1,2}(-\d+| ?\(\d+\))?", re.IGNORECASE)
 
+TAKEN_FOR_ONE = (
+    "All lies in “{}”, which was taken for one student's; if it is the class's, name it in DIR."
+)
 INSIDE = ".inside"  # where an archive is opened that lay in another one
 
 
@@ -210,7 +214,7 @@ def _entry(group: list[_Upload], student: str, lab: str) -> Entry:
     name = shown(last.name, MAX_SHOWN).strip() or student
     late = None if last.late is None else any(u.late for u in group)
     known = last.number if last.id is None else last.id
-    entry = Entry(student, name, last.path, late, id=shown(known, MAX_SHOWN))
+    entry = Entry(student, name, last.path, late, id=shown(known, MAX_IDS))
     files = [u for u in group if u.kind == "file"]
     if not files:
         what = "a text or a link" if last.kind in ("onlinetext", "text") else last.kind
@@ -455,12 +459,11 @@ def _inner(top: Path, source: Path, work: Path | None, remarks: list[str]) -> Pa
     if only.is_dir():
         if _is_export(only, list(_children(only))):
             return only
-        if _holds_students(only):
-            remarks.append(f"The submissions are those in the folder “{shown(only.name)}”.")
+        several = _holds_several(only)
+        if several and not source.is_dir():
             return only
-        if len([p for p in _children(only) if p.is_dir()]) > 1 and not _is_kit(only):
-            remarks.append(f"All lies in the one folder “{shown(only.name)}”, which was taken for "
-                           "one student's.")
+        if several or _may_hold_several(only):
+            remarks.append(TAKEN_FOR_ONE.format(shown(only.name)))
         return top
     if work is None or not source.is_dir() or not _is_archive(only, only.name):
         return top
@@ -468,22 +471,30 @@ def _inner(top: Path, source: Path, work: Path | None, remarks: list[str]) -> Pa
         said: list[str] = []
         to = _opened(only, work, said)
         inner = _inner(to, only, None, said)
-        if _is_export(inner, list(_children(inner))) or _holds_students(inner):
+        if _is_export(inner, list(_children(inner))):
             remarks += said
             return inner
+        if _holds_several(inner):
+            remarks.append(TAKEN_FOR_ONE.format(shown(only.name)))
         shutil.rmtree(to, ignore_errors=True)
     return top
 
 
-def _holds_students(folder: Path) -> bool:
-    """Whether several have a folder or an archive in here, and it is not the work of one."""
+def _holds_several(folder: Path) -> bool:
+    """Whether there are several submissions in here that are not one student's, as it seems."""
     if (folder / PROCFILE).is_file() or _is_kit(folder):
         return False
-    submissions = [
-        p for p in _children(folder) if not _OF_A_LAB.fullmatch(_stem(p.name))
-        and (_candidates(p, _may_be_graded) if p.is_dir() else _is_archive(p, p.name))
-    ]
-    return len(submissions) > 1
+    others = [p for p in _children(folder) if not _OF_A_LAB.fullmatch(_stem(p.name))]
+    folders = [p for p in others if p.is_dir() and _candidates(p, _may_be_graded)]
+    packed = {_unversioned(_stem(p.name)) for p in others if p.is_file() and _is_archive(p, p.name)}
+    return len(folders) + len(packed) > 1
+
+
+def _may_hold_several(folder: Path) -> bool:
+    """Whether they may be those of several, of whom all but one have handed in nothing."""
+    if (folder / PROCFILE).is_file() or _is_kit(folder):
+        return False
+    return len([p for p in _children(folder) if p.is_dir()]) > 1
 
 
 def _may_be_graded(name: str) -> bool:

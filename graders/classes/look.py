@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from graders.classes import records
 from graders.classes.archives import shown
-from graders.classes.layouts import Entry
+from graders.classes.layouts import INSIDE, Entry
 from graders.classes.runner import UNPACKED, Plan, called, opened
 from graders.harness.report.text import clean, cut, pad, wrap
 from graders.harness.reset import original_of, write_files
@@ -71,7 +71,8 @@ def _look(plan: Plan, entry: Entry) -> Looked:
             return Looked(entry, file, problem=problem, remarks=tuple(remarks))
         inside = ""
         if (folder / PROCFILE).is_file():
-            top = to if folder.is_relative_to(to) else entry.path
+            # A remark names the archive that lay in another one.
+            top = next((t for t in (to / INSIDE, to) if folder.is_relative_to(t)), entry.path)
             within = folder.relative_to(top).as_posix()
             inside = "the top" if within == "." else f"{within}/"
         return Looked(entry, file, inside, records.contents(folder), remarks=tuple(remarks))
@@ -85,6 +86,8 @@ def _lines(looked: Looked) -> Iterator[str]:
     late = ", late" if entry.late else ""
     if looked.problem:
         what = looked.problem
+    elif looked.folder and entry.loose:
+        what = f"{looked.file}{late}"
     elif looked.folder:
         what = f"{shown(looked.folder)} of {looked.file}{late}"
     else:

@@ -153,9 +153,8 @@ class Class_:
         with self._lock:
             self._at_work -= 1
             slot.leave(self._lanes)
-            others = list(self._lanes)
-        for lane in others:
-            lane.share(self.share())
+            for lane in self._lanes:
+                lane.share(self.share())
 
     def _next(self) -> Entry | None:
         with self._lock:
@@ -186,7 +185,10 @@ class Class_:
                 done = True
                 # The platform may tell more of it by now than it did.
                 return _kept(old, record, to), True
-            records.forget(to)
+            if old is not None:
+                records.doubt(old, to)  # should this run be stopped, it is what is known
+            else:
+                records.forget(to)
             began = time.monotonic()
             if folder is not None:
                 record = replace(record, answers=papers.keep(folder, to))
@@ -248,6 +250,7 @@ class Class_:
     def _started(self, lane: Lane) -> None:
         with self._lock:
             self._lanes.add(lane)
+            lane.share(self.share())  # which may have grown meanwhile
             if self.stopping:
                 lane.stop()
 
@@ -280,7 +283,6 @@ class _Slot:
             lane = Lane(plan.lab, plan.services, self.run.share(), log, plan.patience)
             self._lane = lane
             self.run._started(lane)
-            lane.share(self.run.share())  # which may have grown meanwhile
             try:
                 self.run._told(lane.start())
             except LaneGone:
@@ -347,7 +349,7 @@ def called(entry: Entry, source: Path) -> str:
     inside = entry.path.name
     with contextlib.suppress(ValueError):
         inside = entry.path.relative_to(source).as_posix()
-    return shown(inside)
+    return shown(source.name if inside == "." else inside)
 
 
 def _head(record: Record) -> list[str]:

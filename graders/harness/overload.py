@@ -20,8 +20,8 @@ from graders.harness import keeper_program, settings
 from graders.harness.budgets import NOMINAL_START
 
 MUCH = 8  # processes for each core that want to run: it is measured how slow the machine is now
-# Times slower than time limits allow for. A right worker takes a second to start, of 15 that it
-# has, and is far quicker with all else; those that are graded beside it make it three times slower.
+# Times slower than when the run began, or less where that is longer than LONGEST. A right worker
+# needs a second to start, of 15 that it has, and is far quicker with all else.
 SLOWER = 20
 MEASURED = 2  # times in a row: what lasts a second or two harms nobody
 LONGEST = 8.0  # seconds that are measured: whoever stops the run waits for it

@@ -100,7 +100,7 @@ class Places:
     def __init__(self, least: Number, bound: Bound, processor: Processor = PROCESSOR) -> None:
         """`least` places at any time, and more while the processor has time to spare.
 
-        Those that have given their places away count in the bound, too.
+        Those that have given their places away count among the most of the bound.
         """
         self._least = least
         self._bound = bound

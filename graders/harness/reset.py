@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from graders.harness import settings
-from graders.harness.settings import Lab, SettingError
+from graders.harness.settings import ORIGINAL, Lab, SettingError
 
 # What a run leaves behind in a folder, and no part of a starter.
-ORIGINAL = "starter.json"  # in the folder of a lab's grader
 NOT_OURS = {"__pycache__", ".pytest_cache", ".ruff_cache", ".venv", ".git", ".DS_Store", ".idea",
             ".vscode"}
 

@@ -21,6 +21,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 
 SERVICES = ("auto", "containers", "embedded", "external")
+ORIGINAL = "starter.json"  # in the folder of a lab's grader: its starter as it came
 EXIT_USAGE = 2
 EXIT_STOPPED = 130  # by Ctrl-C, as shells have it
 
@@ -160,7 +161,7 @@ class Lab:
     def roles(self) -> tuple[str, ...]:
         """The roles of this lab's programs, as its starter's Procfile came: "worker", "api", …"""
         try:
-            kept = (self.grader / "starter.json").read_text(encoding="utf-8")
+            kept = (self.grader / ORIGINAL).read_text(encoding="utf-8")
             procfile = str(json.loads(kept)["Procfile"])
         except (OSError, ValueError, KeyError, TypeError):  # while a lab is being made
             path, procfile = self.starter / "Procfile", "worker:"

@@ -125,13 +125,14 @@ def history() -> Iterator[History]:
     history.close()
 
 
-@pytest.fixture
-def _crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _crowded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole gradings side by side keep the machine busy by themselves, and believe what they find.
 
     Each of them would take the other ones' load for somebody else's.
     """
-    monkeypatch.setattr(Overload, "why", lambda *_: "")
+    if request.node.get_closest_marker("proof"):
+        monkeypatch.setattr(Overload, "why", lambda *_: "")
 
 
 @pytest.fixture
@@ -157,4 +158,3 @@ PROOFS = ("test_mutants.py", "test_explore.py", "test_explore_redis.py")
 def pytest_itemcollected(item: pytest.Item) -> None:
     if item.path.name in PROOFS and not item.get_closest_marker("hungry"):
         item.add_marker(pytest.mark.proof)
-        item.add_marker(pytest.mark.usefixtures("_crowded"))

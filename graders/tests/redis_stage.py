@@ -78,7 +78,7 @@ class RedisSession:
     server: Any  # host and port
     run_dir: Path
     script: str
-    budgets: Budgets = field(default_factory=lambda: _budgets())
+    budgets: Budgets = field(default_factory=_budgets)
     options: Options = field(default_factory=Options)
     stopping: bool = False
     trials: Bound = field(default_factory=lambda: Bound(12))

@@ -37,6 +37,8 @@ from graders.harness.servers.base import poll
 from graders.harness.settings import ROOT, SettingError
 
 LAB = settings.lab("03")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere there are no subreapers, and all names are Unicode")
 BOUND = 1800.0  # seconds that only a failure takes, on any machine
 DANA = "\u05d3\u05e0\u05d4"
 
@@ -134,7 +136,7 @@ def class_of_12(tmp_path: Path) -> Path:
 
 def started(source: Path, out: Path, *, new_session: bool = True, **env: str) -> subprocess.Popen:
     """`make grade-all`, without make."""
-    ours = {"DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "SRC", "CHECK", "LAB"}
+    ours = {"DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "LOOK", "SRC", "CHECK", "LAB"}
     return subprocess.Popen(
         [sys.executable, "-m", "graders.harness.cli", "grade-all"], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
@@ -390,8 +392,9 @@ def test_a_run_that_is_stopped_loses_nothing_of_the_table(
     monkeypatch.setattr(command, "Class_", Interrupted)
     capsys.readouterr()
     assert command.main({**asked, "AGAIN": "all"}) == 130
-    assert "Stopped after 1 of 3. The same command without AGAIN goes on from here." in (
-        capsys.readouterr().err)
+    said = capsys.readouterr()
+    assert "Stopped after 1 of 3. The same command without AGAIN goes on from here." in said.err
+    assert "Other points than in the last run: anna not graded, was 0." in said.out
     now = table(tmp_path / "out")
     assert now["anna"]["state"] == "not graded"
     assert {name: now[name] for name in ("bert", "chris")} == {
@@ -469,6 +472,7 @@ def test_a_table_that_is_held_open_stops_nobody(
     assert set(table(tmp_path / "out")) == {"anna", "bert", "chris"}
 
 
+@linux
 def test_a_name_in_another_encoding_stops_nobody(cheap: Path, tmp_path: Path) -> None:
     os.rename(os.fsencode(cheap / "bert"), os.fsencode(cheap) + b"/M\xfcller")
     found, _ = run_of(cheap, tmp_path / "out", tmp_path / "w1")
@@ -842,9 +846,6 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
     monkeypatch.setattr(leftovers, "settle", settled)
     return found
-
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no subreapers")
 
 
 @linux

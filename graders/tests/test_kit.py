@@ -476,6 +476,7 @@ def test_somebodys_folder_is_not_replaced(project: Path, path: str, why: str) ->
     (".git/HEAD", "has become a git repository, whose history would be lost"),
     (".worker-labs/servers.json", "run make down there first"),
     ("starter/lab03/worker/b.py", "Somebody has worked on .*starter/lab03, which would be lost"),
+    ("starter/lab03.before-reset-1/a.py", "Somebody has worked on .*before-reset-1, which would"),
 ])
 def test_a_kit_that_is_in_use_is_not_replaced(project: Path, path: str, why: str) -> None:
     assert kits.main({"OUT": "dist"}) == 0

@@ -14,6 +14,7 @@ import pytest
 from graders.classes.archives import ArchiveError
 from graders.classes.layouts import (
     MAX_ID,
+    TAKEN_FOR_ONE,
     Entry,
     find,
     prepare,
@@ -173,31 +174,40 @@ class TestPlain:
 
     @pytest.mark.parametrize(("names", "expected"), [
         (["anna/lab03.zip", "bert/lab03.zip"], ["anna", "bert"]),
-        (["anna/Procfile", "bert.tar.gz", "carl/notes.txt"], ["anna", "bert", "carl"]),
+        (["anna/Procfile", "bert/Procfile", "carl/notes.txt"], ["anna", "bert", "carl"]),
+        (["anna.tar.gz", "carl/Procfile", "dora/"], ["anna", "carl", "dora"]),
         # The work of one.
         (["lab01/Procfile", "lab03/Procfile"], ["all"]),
         (["Lab 3.zip", "Lab 3 (1).zip"], ["all"]),
-        (["starter/lab03/Procfile", "docs/a.zip", "other/Procfile"], ["all"]),
+        (["work.zip", "work-1.zip"], ["all"]),
+        (["starter/lab03/Procfile", "a.zip", "b.zip", "other/Procfile"], ["all"]),
     ])
     def test_all_lies_in_one_folder(
         self, top: Path, tmp_path: Path, names: list[str], expected: list[str]
     ) -> None:
         lay(top / "all", *names)
-        (tmp_path / "in").mkdir()
-        zip_of(top, tmp_path / "in" / "class.zip")
-        for source in (top, tmp_path / "in" / "class.zip"):
-            remarks: list[str] = []
-            assert ids(find(source, tmp_path / "work", "03", remarks)) == expected
-            told = "The submissions are those in the folder “all”." in remarks
-            assert told == (expected != ["all"])
-        if expected != ["all"]:
-            assert ids(find(tmp_path / "in", tmp_path / "work")) == expected
+        whole = zip_of(top, tmp_path / "class.zip")
+        assert ids(find(whole, tmp_path / "work", "03")) == expected
+        # In a folder it may be the first one's who has handed in, and is told of.
+        several = [TAKEN_FOR_ONE.format("all")] if expected != ["all"] else []
+        remarks: list[str] = []
+        assert ids(find(top, tmp_path / "work", "03", remarks)) == ["all"]
+        assert [r for r in remarks if r in several] == several
+
+    @pytest.mark.parametrize("name", ["anna.zip", "lee_123_4567_work.zip"])
+    def test_the_first_one_who_has_handed_in(self, top: Path, tmp_path: Path, name: str) -> None:
+        zip_of(lay(tmp_path / "x", "v1/Procfile", "v2/Procfile"), top / name)
+        remarks: list[str] = []
+        (entry,) = find(top, tmp_path / "work", "03", remarks)
+        assert (entry.student, entry.path) == (name.partition("_")[0].partition(".")[0], top / name)
+        assert remarks == [TAKEN_FOR_ONE.format(name)]
+        assert list((tmp_path / "work").iterdir()) == []
 
     def test_what_may_be_one_or_several_is_told_of(self, top: Path) -> None:
         lay(top / "all", "anna/Procfile", "bert/readme.txt")
         remarks: list[str] = []
         assert ids(find(top, remarks=remarks)) == ["all"]
-        assert remarks == ["All lies in the one folder “all”, which was taken for one student's."]
+        assert remarks == [TAKEN_FOR_ONE.format("all")]
 
     def test_an_archive_needs_a_folder_to_be_opened_in(self, top: Path) -> None:
         with pytest.raises(ValueError, match="needs a folder"):
@@ -513,7 +523,7 @@ class TestProcfile:
         assert remarks == ["a.zip is damaged or cut off and cannot be opened."]
 
     def test_several_are_told_of(self, top: Path, tmp_path: Path) -> None:
-        lay(top, "mueller/a/Procfile", "mueller/b/Procfile", "schmidt.zip")
+        lay(top, "mueller/a/Procfile", "mueller/b/Procfile")
         remarks: list[str] = []
         assert prepare(find(top)[0], tmp_path / "to", remarks=remarks) == top / "mueller" / "a"
         assert remarks == ["There are 2 Procfiles; the one in “a” counts."]

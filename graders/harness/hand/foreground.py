@@ -119,7 +119,7 @@ class Foreground:
         try:
             for program in programs:
                 read = self._start(program)
-                started(program)  # before it is heard, or has ended
+                started(program)  # before it is heard
                 self._hear(program, read)
             self._watch()
         finally:
