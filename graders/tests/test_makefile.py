@@ -26,7 +26,8 @@ test = []
 """
 VARIABLES = ("LAB", "SRC", "CHECK", "SERVICES", "PATIENCE", "RUNS", "VERBOSE", "N", "STEP", "DOWN",
              "API", "PORT", "PYTHON")  # fmt: skip
-OF_THE_KIT = ("DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "WHEELS", "NOTEBOOKS", "PLATFORMS", "PYTHONS")
+OF_THE_KIT = ("DIR", "OUT", "JOBS", "LIMIT", "AGAIN", "LOOK", "WHEELS", "NOTEBOOKS", "PLATFORMS",
+              "PYTHONS")
 
 
 @pytest.fixture
