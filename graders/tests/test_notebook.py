@@ -122,8 +122,9 @@ def test_two_careless_workers_execute_one_task_and_two_that_skip_do_not(lab):
 
 
 def test_a_step_that_never_comes_is_told(lab):
+    # Two careless ones may both claim the task, and have then come as far as they can.
     with pytest.raises(Problem, match="no step that begins with “DELETE”"):
-        lab.race(CARELESS, "DELETE")
+        lab.race(SKIPPING, "DELETE")
 
 
 def test_a_worker_is_paused_at_each_of_its_steps(lab):
