@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from graders.harness import servers
+from graders.harness import servers, settings
 from graders.harness.history import History
 from graders.harness.keeper import Keeper
 from graders.harness.loop import LoopThread
@@ -23,6 +23,12 @@ from graders.harness.servers.base import poll
 # A job in the background of a shell ignores Ctrl-C, and so would all that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each process of pytest-xdist has its share of the cores, as a lane of a class has: three that take
+# all of them make each other miss time limits.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    processes = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault(settings.SHARE, f"{settings.cores() / processes:.2f}")
 
 _numbers = itertools.count(1)
 
