@@ -152,11 +152,11 @@ def _look(plan: Plan, entries: Sequence[Entry], remarks: Sequence[str]) -> int:
 
 def _grade(asked: Asked, plan: Plan, entries: Sequence[Entry], remarks: Sequence[str]) -> int:
     lab, out = plan.lab, plan.out
-    _check_lab(plan)
     # What is known before anything is graded: the table has it until there is something newer.
     earlier = {entry.student: Row.of(record, plan.folder(entry.student)) for entry in entries
                if (record := records.load(plan.folder(entry.student))) is not None}
-    for student in _again(asked, entries):
+    _check_lab(plan, earlier)
+    for student in _again(asked, entries, earlier):
         if student in earlier:
             records.doubt(earlier[student].record, plan.folder(student))
         records.ended(plan.folder(student))
@@ -224,7 +224,9 @@ def _sorted(rows: Mapping[str, Row]) -> list[Row]:
     return [rows[student] for student in sorted(rows)]
 
 
-def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
+def _again(
+    asked: Asked, entries: Sequence[Entry], earlier: Mapping[str, Row]
+) -> frozenset[str]:
     """Whom AGAIN asks for."""
     known = {entry.student for entry in entries}
     if ALL in asked.again:
@@ -232,11 +234,7 @@ def _again(asked: Asked, entries: Sequence[Entry]) -> frozenset[str]:
     wanted = set(asked.again)
     if UNGRADED in wanted:
         wanted.discard(UNGRADED)
-        for student in known:
-            folder = asked.out / STUDENTS / student
-            record = records.load(folder)
-            if record is not None and Row.of(record, folder).is_open:
-                wanted.add(student)
+        wanted.update(student for student, row in earlier.items() if row.is_open)
     if unknown := sorted(wanted - known):
         raise SettingError(f"AGAIN={unknown[0]} is no student here; the names are those of the "
                            f"folders in {asked.out / 'students'}.")
@@ -251,10 +249,10 @@ def _answered(row: Row, plan: Plan) -> pages.Answered:
     )
 
 
-def _check_lab(plan: Plan) -> None:
+def _check_lab(plan: Plan, earlier: Mapping[str, Row]) -> None:
     """Raises SettingError where results of another lab are, which would be written over."""
-    for folder in _folders(plan.out):
-        record = records.load(folder)
+    others = (records.load(f) for f in _folders(plan.out) if f.name not in earlier)
+    for record in (*(row.record for row in earlier.values()), *others):
         if record is not None and record.lab != plan.lab.name:
             raise SettingError(f"OUT={plan.out} holds results of {record.lab}; name another folder "
                                f"for those of {plan.lab.name}.")

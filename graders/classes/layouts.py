@@ -462,7 +462,9 @@ def _inner(top: Path, source: Path, work: Path | None, remarks: list[str]) -> Pa
         several = _holds_several(only)
         if several and not source.is_dir():
             return only
-        if several or _may_hold_several(only):
+        # Also where they may be those of several, of whom all but one have handed in nothing.
+        folders = [p for p in _children(only) if p.is_dir()]
+        if several or (len(folders) > 1 and not _is_of_one(only)):
             remarks.append(TAKEN_FOR_ONE.format(shown(only.name)))
         return top
     if work is None or not source.is_dir() or not _is_archive(only, only.name):
@@ -482,7 +484,7 @@ def _inner(top: Path, source: Path, work: Path | None, remarks: list[str]) -> Pa
 
 def _holds_several(folder: Path) -> bool:
     """Whether there are several submissions in here that are not one student's, as it seems."""
-    if (folder / PROCFILE).is_file() or _is_kit(folder):
+    if _is_of_one(folder):
         return False
     others = [p for p in _children(folder) if not _OF_A_LAB.fullmatch(_stem(p.name))]
     folders = [p for p in others if p.is_dir() and _candidates(p, _may_be_graded)]
@@ -490,20 +492,14 @@ def _holds_several(folder: Path) -> bool:
     return len(folders) + len(packed) > 1
 
 
-def _may_hold_several(folder: Path) -> bool:
-    """Whether they may be those of several, of whom all but one have handed in nothing."""
-    if (folder / PROCFILE).is_file() or _is_kit(folder):
-        return False
-    return len([p for p in _children(folder) if p.is_dir()]) > 1
-
-
 def _may_be_graded(name: str) -> bool:
     return name == PROCFILE or bool(_ARCHIVE_NAME.search(name))
 
 
-def _is_kit(folder: Path) -> bool:
-    """Whether somebody has handed in the whole kit, or all labs at once."""
-    return any((folder / name).is_dir() for name in ("starter", "graders", "solutions"))
+def _is_of_one(folder: Path) -> bool:
+    """Whether this is a submission, or the whole kit, which one has handed in."""
+    kit = any((folder / name).is_dir() for name in ("starter", "graders", "solutions"))
+    return kit or (folder / PROCFILE).is_file()
 
 
 def _is_export(folder: Path, children: list[Path]) -> bool:

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from graders.classes import records
 from graders.classes.archives import shown
 from graders.classes.layouts import INSIDE, Entry
+from graders.classes.progress import NAMES, WIDTH
 from graders.classes.runner import UNPACKED, Plan, called, opened
 from graders.harness.report.text import clean, cut, pad, wrap
 from graders.harness.reset import original_of, write_files
 from graders.harness.submission import PROCFILE
-
-NAMES = 34  # columns for a student
-WIDTH = 100
 
 
 @dataclass(frozen=True)
