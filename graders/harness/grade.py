@@ -65,6 +65,8 @@ def grade_once(lab: settings.Lab, chosen: settings.Settings, progress: Progress 
         f"--confcutdir={settings.ROOT}",
         "-c", str(settings.ROOT / "pyproject.toml"),
         "-p", "no:cacheprovider",
+        # Nothing here uses them, and nbval alone takes two seconds to load once it is installed.
+        "--disable-plugin-autoload",
         "--capture=no",  # it would take the progress line as well
         f"--submission={chosen.submission}",
         f"--services={chosen.services}",
