@@ -48,7 +48,7 @@ class Answer:
         """The body as JSON; None if it is none (or is null)."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     @property
@@ -157,7 +157,10 @@ class Api(Program):
         try:
             if request.body is not None:
                 headers.setdefault("Content-Type", "application/json")
-            connection.request(request.method, request.path, request.body, headers)
+            chunked = headers.get("Transfer-Encoding") == "chunked"
+            connection.request(
+                request.method, request.path, request.body, headers, encode_chunked=chunked
+            )
             came = connection.getresponse()
             request.answer = Answer(came.status, dict(came.getheaders()), came.read())
         except ConnectionRefusedError:
@@ -207,6 +210,9 @@ class Api(Program):
         """The request was not answered with 5xx. Raises a Finding."""
         answer = self.answer_of(request)
         if answer.status >= 500:
+            # What it logs of its error may come after the answer; it is there by the next one.
+            self.wait_answer(self.send("GET", "/health", told=False, timeout=2.0), 2.0)
+            self.read_log()
             raise self.lab.finding(
                 "server-error", expected, f"It was answered with status {answer.status}.",
                 self.exchange_evidence(request), self.statement_evidence(4), self.log_evidence(20),

@@ -73,6 +73,8 @@ CODES: Mapping[str, str] = {
     "row-wrong": "The rows are not what the answer to a request says of them",
     "sql-injected": "Text of a request was run as SQL",
     "wrong-page": "A page of a list does not have what it should, or not in its order",
+    "error-shown": "An answer shows the client the inside of an error",
+    "change-lost": "One change of a task undid another one, of somebody else",
     "wrong-shape": "An answer does not have the one shape: data and error",
     "health-untrue": "GET /health does not tell whether the database can be used",
     "outage-not-told": "While the database was away a request was not answered with 503",

@@ -202,7 +202,7 @@ class JobsLab(Room):
         """The job's result; None if there is none, or none that is a JSON object."""
         try:
             told = json.loads(self.raw_result(job) or b"null")
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return told if isinstance(told, dict) else None
 
@@ -348,6 +348,6 @@ class JobsWorker(QueueWorker):
 def _subtask_id(raw: bytes) -> Any:
     try:
         told = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return told.get("subtask_id") if isinstance(told, dict) else None

@@ -339,7 +339,7 @@ def _keys_of(text: str) -> str:
     """JSON by its keys: the values may differ from run to run."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text[:1] + "…"
     return "{" + ",".join(found) + "}" if isinstance(found, dict) else "[…]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from graders.harness import history as h
@@ -38,7 +39,6 @@ def expect_status(api: Api, request: Request, status: int) -> None:
     )  # fmt: skip
 
 
-
 def told(api: Api, request: Request) -> dict[str, Any]:
     """The JSON object that an answer is. Raises a Finding."""
     found = api.answer_of(request).json
@@ -48,6 +48,12 @@ def told(api: Api, request: Request) -> dict[str, Any]:
         "wrong-answer", f"The answer to {request.method} {request.path} is a JSON object.",
         "It is none.", api.exchange_evidence(request),
     )  # fmt: skip
+
+
+def as_json(value: Any) -> str:
+    """A value as it stands in an answer, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def wrong_answer(api: Api, request: Request, expected: str, seen: str) -> Exception:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 LONGEST = 10_000  # characters of a description
@@ -18,6 +18,7 @@ class Case:
     what: str
     body: bytes
     field: str = ""
+    headers: Mapping[str, str] | None = None
 
 
 def bad() -> Iterator[Case]:
@@ -47,17 +48,24 @@ def bad() -> Iterator[Case]:
     yield Case("a list as its body", _as_json([{"description": good}]))
     yield Case("a text as its body", _as_json(good))
     yield Case("null as its body", b"null")
+    yield Case("a body that is no UTF-8", b'{"description": "caf\xe9"}')
 
 
-def too_large() -> Case:
-    """A body of which everything but the size is right."""
+def too_large() -> Iterator[Case]:
+    """Bodies of which everything but the size is right; of one the size is not announced."""
     data = {"description": "tidy the shed", "notes": "x" * TOO_MUCH}
-    return Case("a body of 1.3 MB", _as_json(data))
+    case = Case("a body of 1.3 MB", _as_json(data))
+    yield case
+    yield replace(
+        case, what=f"{case.what} whose length is not announced (chunked)",
+        headers={"Transfer-Encoding": "chunked"},
+    )
 
 
 def good() -> Iterator[dict[str, Any]]:
     """Bodies that are accepted."""
     yield {"description": "d" * LONGEST, "priority": 9}
+    yield {"description": "ü" * LONGEST, "priority": 1}  # characters, and not bytes
     yield {"description": "sweep the yard", "priority": 0}
 
 

@@ -56,7 +56,7 @@ class Instruction:
         """The words of the exec form (a JSON list of texts); None if it is in the shell form."""
         try:
             words = json.loads(self.value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
         return words if texts else None

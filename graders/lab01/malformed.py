@@ -43,6 +43,7 @@ def entries(task_id: str) -> list[Entry]:
         ("null", b" null"),
         ("a number", b"7 "),
         ("a JSON text", b' "resize the photos"'),
+        ("an empty entry", b""),
     ]
     sorts += [
         (f"a job without {name}", job(number, **{name: None}))
@@ -55,6 +56,10 @@ def entries(task_id: str) -> list[Entry]:
         ("a job whose description is an object", job(99, description='{ "text" : "a" }')),
         ("a job whose priority is text", job(100, priority='"1"')),
         ("a job whose priority is true", job(101, priority="true")),
+        ("a job whose priority is 1.5", job(102, priority="1.5")),
+        ("a job whose priority is null", job(103, priority="null")),
+        ("a job whose description is null", job(104, description="null")),
+        ("a job whose task_id is null", job(105, task_id="null")),
     ]
     return [Entry(what, raw) for what, raw in sorts]
 

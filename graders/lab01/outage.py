@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from graders.harness.api import Api, Request
+from graders.harness.room import Room
 from graders.lab01.asking import ask_until, expect_status, told
+from graders.lab01.early import writes
+
+PARTS = 4  # jobs of a task
 
 
 def bound(api: Api) -> float:
@@ -15,6 +19,15 @@ def bound(api: Api) -> float:
     program's own time limits. redis-py as it is needs 59 seconds.
     """
     return 16 + 4 * api.lab.budgets.factor
+
+
+def start_without_redis(lab: Room) -> Api:
+    """Start an API whose Redis is away from the beginning; it is to answer all the same."""
+    api = lab.start_api(ready=False, told="its Redis is away")
+    api.wire.refuse()
+    api.wire.cut()  # nobody has connected yet, or it is as if nobody had
+    api.expect_ready()
+    return api
 
 
 def refuse(api: Api) -> None:
@@ -53,6 +66,45 @@ def expect_unavailable(api: Api, *requests: tuple[str, str, Any]) -> None:
             )  # fmt: skip
         if not health:
             told(api, request)
+
+
+def cut_off_while_storing(api: Api) -> None:
+    """Its connection is cut when Redis has stored a task and the API has not heard of it.
+
+    It may be answered with 503, as nobody knows whether it is stored, or rightly; it may not be
+    stored twice. Raises a Finding.
+    """
+    lab = api.lab
+    description = "count the chairs, once"
+    hold = api.wire.hold(writes, when="after")
+    request = api.send("POST", "/tasks", {"description": description}, timeout=bound(api))
+    if hold.wait_reached(lab.budgets.work) is None:
+        api.answer_of(request)
+        raise lab.finding(
+            "act-failed", f"{request.shown} makes {api.name} write into Redis.",
+            "No such command came.", api.statement_evidence(), api.exchange_evidence(request),
+        )  # fmt: skip
+    hold.cut()
+    lab.tell(f"Sent {request.shown}, and cut its connection when Redis had stored it.")
+    answer = _answer_in_time(api, request)
+    lab.tell(f"It was answered with {answer.status}.")
+    tasks = lab.ask(lambda r: [r.hget(key, "description") for key in r.keys("task:*")])
+    count, jobs = tasks.count(description.encode()), 0
+    for raw in lab.queued():
+        jobs += description.encode() in raw
+    if count > 1 or jobs > PARTS:
+        raise lab.finding(
+            "stored-twice",
+            f"“{description}”, which was posted once, is stored once, with its {PARTS} jobs.",
+            f"It is stored {count} times, and {jobs} jobs of it are in the queue.",
+            api.exchange_evidence(request), api.statement_evidence(),
+        )  # fmt: skip
+    if answer.status not in (201, 503):
+        raise lab.finding(
+            "outage-not-told", f"{request.shown}, whose connection was lost on the way, is "
+            "answered with 503, or with 201.", f"It was answered with {answer.status}.",
+            api.exchange_evidence(request), api.log_evidence(20),
+        )  # fmt: skip
 
 
 def _answer_in_time(api: Api, request: Request) -> Any:

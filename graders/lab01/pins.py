@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import posixpath
 import re
 from collections.abc import Iterator
@@ -11,7 +13,10 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from graders.harness import ordinary
+
 MANIFEST = "requirements.txt"
+LONGEST = 1_000_000  # bytes of a list that are read
 # Lists that other tools keep, in which every version is exact.
 LOCK_FILES = (
     "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml", "package-lock.json",
@@ -42,7 +47,7 @@ class Entry:
 
 def entries(folder: Path, name: str, _seen: frozenset[str] = frozenset()) -> Iterator[Entry]:
     """The requirements of a list, and of those that it includes (-r). Raises OSError."""
-    for number, line in _lines((folder / name).read_text("utf-8", "replace")):
+    for number, line in _lines(_read(folder, name)):
         option = re.fullmatch(r"(?:-r|--requirement)[\s=]*(\S+)", line)
         if option:
             other = posixpath.normpath(posixpath.join(posixpath.dirname(name), option[1]))
@@ -85,10 +90,22 @@ def _is_fixed(url: str) -> bool:
 
 
 def _constraints(folder: Path, name: str) -> Iterator[Entry]:
-    for _, line in _lines((folder / name).read_text("utf-8", "replace")):
+    for _, line in _lines(_read(folder, name)):
         option = re.fullmatch(r"(?:-c|--constraint)[\s=]*(\S+)", line)
-        if option and (folder / name).parent.joinpath(option[1]).is_file():
-            yield from entries(folder, str(Path(name).parent / option[1]))
+        if option:
+            with contextlib.suppress(OSError):
+                yield from entries(folder, str(Path(name).parent / option[1]))
+
+
+def _read(folder: Path, name: str) -> str:
+    """A list of the folder. Raises OSError for what is none, or lies outside of the folder.
+
+    Of a stranger's folder, a list could name any file of this machine, and its lines be shown.
+    """
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise OSError(errno.EACCES, "It lies outside of the folder", name)
+    return ordinary.beginning(path, LONGEST).decode("utf-8", "replace")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -76,10 +76,10 @@ def expect_whole(
             f"{finished:%H:%M:%S.%f} and {seen:%H:%M:%S.%f} UTC.",
             f"It is {text}.",
         )
-    _expect_kept(lab, job, worker)
+    expect_kept(lab, job, worker)
 
 
-def _expect_kept(lab: JobsLab, job: Job, worker: JobsWorker) -> None:
+def expect_kept(lab: JobsLab, job: Job, worker: JobsWorker) -> None:
     """Its key lives for a day from when it was stored."""
     key = f"result:{job.id}"
 

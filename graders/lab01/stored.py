@@ -12,7 +12,7 @@ from graders.harness.api import Api, Request
 from graders.harness.check import Finding
 from graders.harness.jobs import QUEUE, JobsLab
 from graders.harness.results import Evidence
-from graders.lab01.asking import told, wrong_answer
+from graders.lab01.asking import as_json, told, wrong_answer
 from graders.lab01.times import read, trouble_with
 
 PARTS = 4
@@ -68,7 +68,8 @@ def expect_parts(api: Api, request: Request, answer: dict[str, Any]) -> None:
         raise wrong_answer(api, request, expected, seen)
     for part, id in zip(parts, ids, strict=True):
         if not isinstance(part, dict) or part.get("subtask_id") != id:
-            raise wrong_answer(api, request, expected, f"Where {id} should be there is {part!r}.")
+            seen = f"In the place of {id} stands {as_json(part)}."
+            raise wrong_answer(api, request, expected, seen)
         if not isinstance(part.get("description"), str):
             raise wrong_answer(api, request, expected, f"{id} has no description.")
 
@@ -191,5 +192,5 @@ def _short(text: str, most: int = 80) -> str:
 def _json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 from graders.harness.check import check
 from graders.harness.explore import acts
+from graders.harness.refusal import expect_refused
 from graders.lab01 import bad_bodies, outage
 from graders.lab01.asking import (
+    as_json,
     expect_status,
     post,
     send,
@@ -36,7 +38,7 @@ LOGIN = ["Design the user table", "Write the login endpoint", "Hash and check pa
 API = ["Design the endpoints", "Write the handlers", "Check the input", "Test the endpoints"]
 
 
-@check("1a", points=5)
+@check("1a", points=4)
 def test_accepts_a_task(lab):
     """A posted task is answered with 201, and its hash and its four jobs are in Redis by then.
 
@@ -140,6 +142,16 @@ def test_tells_how_far_a_task_is(lab):
     request = send(api, "GET", f"/tasks/{UNKNOWN}")
     expect_status(api, request, 404)
     told(api, request)
+    second = lab.start_api(told="a second orchestrator on the same Redis")
+    _expect_progress(lab, second, posted, data, done, began)
+    request = post(second, data)
+    id = told(second, request).get("task_id")
+    if id in (posted["task_id"], other["task_id"]):
+        raise wrong_answer(
+            second, request, "Each task has an id of its own, whoever has added it, and also "
+            "if the description is the same.",
+            f"{id} is the id of an earlier task.",
+        )  # fmt: skip
 
 
 def _expect_progress(lab, api, posted, data, done, began):
@@ -156,10 +168,16 @@ def _expect_progress(lab, api, posted, data, done, began):
         if got != value or type(got) is not type(value):
             raise wrong_answer(
                 api, request,
-                f"With {done} of the four results there, {name} is {value!r} in the answer to GET.",
-                f"It is {got!r}." if name in answer else "There is no such field.",
+                f"With {done} of the four results there, {name} is {as_json(value)} in the answer "
+                "to GET.",
+                f"It is {as_json(got)}." if name in answer else "There is no such field.",
             )  # fmt: skip
     expect_created_at(api, request, answer, began)
+    if answer["created_at"] != posted.get("created_at"):
+        raise wrong_answer(
+            api, request, "The created_at in the answer to GET is that in the answer to POST: "
+            f"{posted.get('created_at')}.", f"It is {answer['created_at']}.",
+        )  # fmt: skip
     expect_parts(api, request, answer)
     if [p["description"] for p in answer["subtasks"]] != [
         p.get("description") for p in posted.get("subtasks", [])
@@ -174,9 +192,13 @@ def _expect_progress(lab, api, posted, data, done, began):
 def test_answers_health_truly(lab):
     """GET /health says whether Redis can be used, and not only that the API is running.
 
-    Who relies on it would otherwise send every task to an API that can store none.
+    Who relies on it would otherwise send every task to an API that can store none. An API that is
+    started before its Redis waits for it: a deploy cannot choose the order.
     """
-    api = lab.start_api()
+    api = outage.start_without_redis(lab)
+    outage.expect_unavailable(api, ("GET", "/health", None))
+    outage.end(api)
+    outage.expect_well_again(api, "GET", "/health", None, 200)
     _expect_healthy(api)
     outage.refuse(api)
     outage.expect_unavailable(api, ("GET", "/health", None))
@@ -200,7 +222,7 @@ def _expect_healthy(api):
                            "It has not.")  # fmt: skip
 
 
-@check("1a", points=5, needs=[ROOT])
+@check("1a", points=4, needs=[ROOT])
 def test_refuses_bad_input(lab):
     """Input that cannot be used is refused with 4xx, which names the field; nothing is stored.
 
@@ -208,8 +230,8 @@ def test_refuses_bad_input(lab):
     """
     api = lab.start_api()
     step = len(lab.steps)
-    for count, case in enumerate([*bad_bodies.bad(), bad_bodies.too_large()], 1):
-        request = api.send("POST", "/tasks", body=case.body)
+    for count, case in enumerate([*bad_bodies.bad(), *bad_bodies.too_large()], 1):
+        request = api.send("POST", "/tasks", body=case.body, headers=case.headers)
         answer = api.wait_answer(request)
         # Who answers 413 at once and hangs up has refused it, too, although the answer may be lost.
         if answer is not None or len(case.body) < bad_bodies.TOO_MUCH \
@@ -275,20 +297,45 @@ def test_survives_without_redis(lab):
     for happens in (outage.refuse, outage.stall):
         happens(api)
         outage.expect_unavailable(
-            api, ("POST", "/tasks", {"description": "lost in between"}), ("GET", path, None)
-        )
+            api, ("POST", "/tasks", {"description": "lost in between"}), ("GET", path, None),
+            ("GET", "/health", None),
+        )  # fmt: skip
         outage.end(api)
         outage.expect_well_again(api, "GET", path, None, 200)
         began = datetime.now(UTC)
         request = outage.expect_well_again(api, "POST", "/tasks", data, 201)
         answer = expect_accepted(api, request, began)
         queued = [json.loads(raw).get("subtask_id") for raw in lab.queued()]
-        if [id for id in queued if id in ids_of(answer["task_id"])] != ids_of(answer["task_id"]):
+        own = [id for id in queued if id in ids_of(answer["task_id"])]
+        if own != ids_of(answer["task_id"]):
             raise lab.finding(
                 "not-well-again",
-                "A task that is accepted after Redis has come back has its four jobs in the queue.",
-                "They are not all there.", api.exchange_evidence(request), api.statement_evidence(),
+                "A task that is accepted after Redis has come back has its four jobs in the queue, "
+                "once each.", f"Of its jobs there are {len(own)}.",
+                api.exchange_evidence(request), api.statement_evidence(),
             )  # fmt: skip
+    outage.cut_off_while_storing(api)
+
+
+@check("1a", points=2, needs=[ROOT], workers=3)
+def test_starts_and_stops_as_told(lab):
+    """With a port that is none the API refuses to start; SIGTERM ends it with status 0.
+
+    Who starts it has to be told what is wrong with the configuration, and who stops it must not
+    take that for a crash.
+    """
+    api = lab.start_api()
+    cases = (("PORT is “http”, which is no number", "PORT", "http"),
+             ("REDIS_PORT is 163790, above 65535", "REDIS_PORT", "163790"))  # fmt: skip
+    refused = [
+        (what, name, lab.start_api(ready=False, env={name: value}, told=what))
+        for what, name, value in cases
+    ]
+    for what, name, each in refused:
+        expect_refused(each, what, [name], code="started-misconfigured")
+    expect_status(api, send(api, "GET", "/health"), 200)
+    api.terminate()
+    api.expect_exit(code=0)
 
 
 @check("1a", points=6, needs=[ROOT], explores=True)

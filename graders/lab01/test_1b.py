@@ -145,10 +145,13 @@ def test_records_failed_work_and_goes_on(lab):
         _expect_once(lab, worker, bad)
         return call
 
-    lab.world.next_call(bad).fail()
+    call = lab.world.next_call(bad)
+    failed = datetime.now(UTC)
+    call.fail()
     results.wait_until(lab, lambda: lab.result(bad) or len(lab.world.calls_of(bad)) > 1)
     _expect_once(lab, worker, bad)
     lab.expect_result(bad, "failed")
+    results.expect_whole(lab, bad, worker, worker.name, failed, "its WORKER_ID")
     call = next_call()
     # If the bad job was given back to the queue, it comes before this one.
     last = lab.add_job()
@@ -176,8 +179,9 @@ def test_waits_out_errors(lab):
 
     Redis is restarted for every upgrade. An idle worker connects again, or ends with a status that
     is not 0, so that another is started. What is in a worker's hands is nowhere else: its result
-    is stored once Redis is there again.
+    is stored once Redis is there again, also by a worker that was told to stop meanwhile.
     """
+    waiting.stop_while_away(lab)
     job = lab.add_job()
     busy = lab.start_worker()
     call = lab.world.next_call(job, busy)
@@ -188,6 +192,7 @@ def test_waits_out_errors(lab):
     outage.end()
     outage.expect_no_hurry()
     outage.expect_stored(job, busy)
+    results.expect_kept(lab, job, busy)
     outage.expect_at_work_again()
 
 
@@ -261,6 +266,7 @@ def test_finishes_the_job_on_sigint(lab):
     worker.expect_alive()
     call.finish()
     worker.expect_exit(code=0, task=job)
+    waiting.interrupt_with_an_answer_on_its_way(lab)
 
 
 @check("1b", points=2, needs=[ROOT])

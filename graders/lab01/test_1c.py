@@ -10,7 +10,7 @@ from pathlib import Path
 
 from graders.harness.check import check
 from graders.harness.results import Evidence
-from graders.lab01 import image, pins
+from graders.lab01 import brought, image, pins
 from graders.lab01.reading import is_root, numbered, read_recipe
 from graders.lab01.signals import shell_between, started
 
@@ -248,12 +248,18 @@ def test_works_as_an_image(lab):
                         "Everything that is copied from the folder is in the build context.",
                         f"Line {each.line} takes “{source}”, which {why}{by}.", numbered(each),
                     )  # fmt: skip
+    words, _ = started(recipe.file)
+    if found := brought.trouble(recipe, words):
+        raise lab.finding(
+            "image-not-started", "What the image starts is in it, and all that it imports.",
+            found[0], numbered(*found[1]) if found[1] else numbered(*started(recipe.file)[1]),
+        )  # fmt: skip
     try:
         with image.built(lab, recipe.file) as made:
             works_a_job(lab, made)
     except image.ReadingOnly as why:
         text = str(why)
-        lab.tell(f"{text[:1].upper()}{text[1:]}: the image was checked by reading only.")
+        lab.remark(f"The image was not built, and only read: {text}.")
 
 
 def works_a_job(lab, made):

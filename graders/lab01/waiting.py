@@ -22,6 +22,7 @@ SHORT = 0.75  # … within so many seconds
 LOOKED_AT = 1.5  # seconds for which a worker is looked at, at least, whether it hurries
 LONGEST = 7.0  # seconds for which one is looked at that is still in its first wait
 REFUSED = 0.5  # seconds of an outage in which nothing listens
+SEEN = 2  # tries of a worker that is to stop; the second one begins after it has failed once
 TRIES = 10  # in an outage after that; redis-py gives up by itself after 11 in all
 
 
@@ -106,7 +107,15 @@ def _answers(worker: JobsWorker) -> Evidence:
 # Away
 
 
-class Outage(Gate):
+class BreaksOff(Gate):
+    """Each connection breaks off as soon as something is said on it."""
+
+    async def before(self, step: Step) -> None:
+        """Nothing that is said gets to Redis (loop)."""
+        raise Cut
+
+
+class Outage(BreaksOff):
     """Redis is away for some workers: first nothing listens, then each connection breaks off.
 
     In the second part it is seen how often they try. What is asked in vain is counted, not timed.
@@ -120,10 +129,6 @@ class Outage(Gate):
             worker.wire.cut()
         names = " and ".join(worker.name for worker in workers)
         lab.tell(f"Took Redis away from {names}: connections were cut, and new ones refused.")
-
-    async def before(self, step: Step) -> None:
-        """Nothing that is said gets to Redis (loop)."""
-        raise Cut
 
     def last(self) -> None:
         """Wait until each worker has tried often, has tried too often, or has ended."""
@@ -223,3 +228,66 @@ class Outage(Gate):
                 "It ended with exit status 0, so nobody would start another.",
                 worker.log_evidence(),
             )
+
+
+def stop_while_away(lab: JobsLab) -> None:
+    """A worker with a result in its hands is told to stop while Redis is away.
+
+    It has to store that once Redis is back, or to end with a status that is not 0. Raises a
+    Finding.
+    """
+    job = lab.add_job()
+    worker = lab.start_worker()
+    call = lab.world.next_call(job, worker)
+    worker.wire.refuse()
+    worker.wire.cut()
+    call.finish()
+    lab.tell(f"Took Redis away from {worker.name}, and let the work on {job} be done.")
+    lab.history.wait_until(lambda _: not worker.alive, REFUSED)
+    if worker.alive:
+        worker.terminate()
+    since = len(lab.history)
+    # From here on each connection breaks off once something is said, so that its tries are seen.
+    worker.wire.gate = BreaksOff()
+    worker.wire.refuse(False)
+    worker.wait(
+        lambda _: len(lab.history.events(h.CONNECTED, who=worker.name, since=since)) >= SEEN,
+        lab.budgets.work,
+    )  # fmt: skip
+    worker.wire.gate = None
+    lab.tell(f"{worker.name} had tried in vain; then Redis was given back to it.")
+    budget = lab.budgets.work + lab.budgets.shutdown
+    lab.history.wait_until(lambda _: not worker.alive, budget)
+    if worker.alive:
+        raise lab.finding(
+            "still-running", f"{worker.name} stores the result of {job}, and stops.",
+            f"{budget:.0f} s after Redis was there again it was still running.",
+            lab.evidence(job), worker.log_evidence(),
+        )  # fmt: skip
+    if worker.process.exit.code == 0 and lab.raw_result(job) is None:
+        raise lab.finding(
+            "task-dropped-on-stop",
+            f"{worker.name}, told to stop while Redis was away, stores the result of {job} once it "
+            "is back.", "It ended with exit status 0, and there is no result.",
+            lab.evidence(job), worker.statement_evidence(), worker.log_evidence(),
+        )  # fmt: skip
+
+
+def interrupt_with_an_answer_on_its_way(lab: JobsLab) -> None:
+    """SIGINT when Redis has popped a job, and an idle worker has not heard of it yet."""
+    worker = lab.start_worker()
+    job = lab.add_job()
+    lab.world.next_call(job, worker).finish()  # its start is behind it
+    lab.expect_result(job)
+    hold = worker.wire.hold(lambda step: "subtask_id" in str(step.data.get("reply")), when="after")
+    last = lab.add_job()
+    if hold.wait_reached(lab.budgets.work) is None:
+        lab.world.next_call(last, worker)  # it says what has become of it
+    lab.tell(f"Held the answer that brings {last}.")
+    worker.interrupt()
+    hold.release()
+    call = lab.world.wait_call(last, worker, lab.budgets.work)
+    if call is None:
+        worker.expect_exit(code=0, task=last)
+    call.finish()
+    worker.expect_exit(code=0, task=last)

@@ -57,7 +57,6 @@ def expect_refused(api: Api, request: Request, what: str) -> None:
     )  # fmt: skip
 
 
-
 def expect_failure(api: Api, request: Request) -> None:
     """The request, which nobody could carry out, was answered with 5xx. Raises a Finding."""
     answer = api.answer_of(request)
@@ -67,6 +66,24 @@ def expect_failure(api: Api, request: Request) -> None:
             f"{words(api, request)}, which cannot be done, is answered with 5xx.",
             f"The status was {answer.status}.", api.exchange_evidence(request),
         )  # fmt: skip
+
+
+def expect_nothing_told(api: Api, request: Request, *inside: str) -> None:
+    """The answer to what went wrong tells the client nothing of the inside. Raises a Finding.
+
+    `inside` are texts that stand in the error itself, or in its traceback.
+    """
+    answer = api.answer_of(request)
+    body = answer.body.decode("utf-8", "backslashreplace")
+    for text in inside:
+        if text in body:
+            raise api.lab.finding(
+                "error-shown",
+                f"The answer to {words(api, request)} says that something went wrong, and the "
+                "error itself goes to the log.",
+                f"“{text}”, which is of the error, stands in the answer.",
+                api.exchange_evidence(request),
+            )
 
 
 def data_of(api: Api, request: Request) -> Any:

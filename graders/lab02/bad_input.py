@@ -35,6 +35,7 @@ def good_tasks() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "the priority 0", {"title": "least", "priority": 0}
     yield "the priority 9", {"title": "most", "priority": 9}
     yield "a description that is null", {"title": "bare", "description": None}
+    yield "an empty description", {"title": "bare", "description": ""}
 
 
 def bad_tasks() -> Iterator[Case]:
@@ -63,7 +64,11 @@ def bad_tasks() -> Iterator[Case]:
         ("the priority true", {**good, "priority": True}),
         ("the priority “1”, a text", {**good, "priority": "1"}),
         ("a priority of 31 digits", {**good, "priority": HUGE}),
+        ("a priority that is null", {**good, "priority": None}),
+        ("a type that is null", {**good, "type": None}),
         ("a field that no task has", {**good, "prioritty": 3}),
+        ("an id of its own", {**good, "id": "6b3f8d52-0000-4000-8000-1c2d3e4f5a6b"}),
+        ("an assigned_worker", {**good, "assigned_worker": "me"}),
         ("a status of its own", {**good, "status": "completed"}),
         ("a list as its body", [good]),
         ("a text as its body", "a good one"),
@@ -87,7 +92,14 @@ def bad_changes(path: str) -> Iterator[Case]:
         ("a NUL character in the title", {"title": "\0"}),
         ("a description of 10,001 characters", {"description": "x" * 10_001}),
         ("the priority 10", {"priority": 10}),
+        ("the priority -1", {"priority": -1}),
         ("the priority “high”", {"priority": "high"}),
+        ("the priority “1”, a text", {"priority": "1"}),
+        ("the priority true", {"priority": True}),
+        ("a priority that is null", {"priority": None}),
+        ("a NUL character in the description", {"description": "a\0b"}),
+        ("a status that is null", {"status": None}),
+        ("a type", {"type": "email"}),
         ("the status “cancelled”, which there is not", {"status": "cancelled"}),
         ("an assigned_worker", {"assigned_worker": "me"}),
         ("a field that no task has", {"title": "new", "colour": "red"}),

@@ -12,7 +12,7 @@ from graders.harness.lab import Lab
 from graders.harness.steps import Step
 from graders.harness.worker import asks_for_tasks
 from graders.lab02 import rows
-from graders.lab02.asking import expect_status, send, succeeded
+from graders.lab02.asking import UNKNOWN_ID, expect_status, send, succeeded
 
 MOST = 10  # connections
 CROWD = 40  # requests
@@ -26,6 +26,7 @@ def come_at_once(lab: Lab) -> None:
     """40 requests while no answer of PostgreSQL arrives; then all are let go and answered."""
     api = lab.start_api()
     rows.create(api, {"title": "the first one"})
+    _refuse_many(lab, api)
     for attempt in range(TRIES):
         hold = api.wire.hold(_is_held, when="after", times=None)
         began = lab.history.now()
@@ -50,6 +51,24 @@ def come_at_once(lab: Lab) -> None:
             _expect_stored_once(lab, api, requests)
             return
     raise CouldNotGrade("This machine was too busy for 40 requests in a second and a half.")
+
+
+def _refuse_many(lab: Lab, api: Api) -> None:
+    """More requests that come to nothing than it may have connections: none of them keeps one."""
+    task = rows.add(lab)
+    refused = (
+        ("GET", rows.path_of(UNKNOWN_ID), None, 404),
+        ("PUT", rows.path_of(UNKNOWN_ID), {"priority": 1}, 404),
+        ("DELETE", rows.path_of(UNKNOWN_ID), None, 404),
+        ("PUT", rows.path_of(task), {"status": "pending"}, 409),
+    )
+    for method, path, data, status in refused:
+        for _ in range(MOST + 1):
+            expect_status(api, api.send(method, path, data), status)
+    lab.tell(
+        f"Sent {MOST + 1} requests of each kind that finds no task, or may not change it: "
+        f"{api.name} refused them all."
+    )
 
 
 def _is_held(step: Step) -> bool:

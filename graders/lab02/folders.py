@@ -32,11 +32,15 @@ class Folder:
         """How many migrations there are."""
         return len(list((self.path / "migrations").glob("*.up.sql")))
 
-    def write(self, name: str, up: str, down: str) -> str:
-        """Write a migration after all others; returns the name of its file to go up."""
+    def write(self, name: str, up: str, down: str, later: int = 0) -> str:
+        """Write a migration after all others; returns the name of its file to go up.
+
+        `later` is how many numbers it leaves out.
+        """
         folder = self.path / "migrations"
         folder.mkdir(exist_ok=True)
-        file = folder / f"{self.next}_{name}.up.sql"
+        number = str(int(self.next) + later).zfill(len(self.next))
+        file = folder / f"{number}_{name}.up.sql"
         file.write_text(up, encoding="utf-8")
-        (folder / f"{self.next}_{name}.down.sql").write_text(down, encoding="utf-8")
+        (folder / f"{number}_{name}.down.sql").write_text(down, encoding="utf-8")
         return file.name

@@ -17,13 +17,16 @@ from graders.lab02.folders import Folder
 _CREATES = re.compile(r"\bcreate\b.*\btable\b.*\btasks\b", re.IGNORECASE)
 PROBE_UP = "CREATE TABLE probe (n int);\nINSERT INTO probe VALUES (1);\n"
 PROBE_DOWN = "DROP TABLE probe;\n"
+LATER_UP = "CREATE TABLE later (n int);\n"
+LATER_DOWN = "DROP TABLE later;\n"
 TURNS = 10  # statements after which a run that waits by asking again and again is seen to wait
 LOOK_AGAIN = 0.02  # seconds between two looks at locks
 
 
 def build_the_schema(lab: Lab) -> None:
-    """Up on an empty database, and up while no database is to be reached."""
-    database = lab.empty_database()
+    """Up on an empty database, up while there is no database, and what is no command."""
+    database, untouched = lab.empty_database(), lab.empty_database()
+    nonsense = lab.migrate("sideways", untouched, wait=False)
     away = lab.migrate(
         "up", lab.empty_database(), wait=False, prepare=lambda m: m.wire.refuse(),
         told="its database is away",
@@ -34,6 +37,25 @@ def build_the_schema(lab: Lab) -> None:
         raise lab.finding(
             "failure-hidden", f"{away.name}, whose database is away, ends with a status above 0.",
             "It ended with exit status 0, which says that all is well.", away.log_evidence(),
+        )  # fmt: skip
+    _expect_no_secret(away)
+    ended = nonsense.expect_end()
+    if ended.code == 0 or schema.has_tasks(lab, untouched):
+        raise lab.finding(
+            "failure-hidden",
+            "“migrate sideways”, which there is not, does nothing, and ends with a status above 0.",
+            f"It {how_it_ended(ended)}, and there is "
+            f"{'a' if schema.has_tasks(lab, untouched) else 'no'} table “tasks”.",
+            nonsense.statement_evidence(), nonsense.log_evidence(),
+        )  # fmt: skip
+
+
+def _expect_no_secret(run: Migration) -> None:
+    """What it printed does not hold the database's password."""
+    if run.database.worker_password in run.said:
+        raise run.lab.finding(
+            "password-shown", f"What {run.name} prints does not show the database's password.",
+            "The password stands in it. (It is another one on each run.)", run.log_evidence(12),
         )  # fmt: skip
 
 
@@ -106,7 +128,11 @@ def fail_whole(lab: Lab) -> None:
     before = schema.describe(lab, database)
     broken = "CREATE TABLE probe (n int);\nINSERT INTO no_such_table VALUES (1);\n"
     name = folder.write("broken", broken, PROBE_DOWN)
-    lab.tell(f"Added the migration {name}: its first statement is right, its second one fails.")
+    later = folder.write("later", LATER_UP, LATER_DOWN, later=1)
+    lab.tell(
+        f"Added the migration {name}, whose first statement is right and whose second one fails, "
+        f"and {later} after it."
+    )
     failing = lab.migrate("up", database, wait=False, folder=folder.path)
     ended = failing.expect_end()
     said = failing.log_evidence(12)
@@ -120,7 +146,14 @@ def fail_whole(lab: Lab) -> None:
             "cause-not-named", f"{failing.name} says which file failed: {name}.",
             f"It {how_it_ended(ended)}, and what it printed does not name the file.", said,
         )  # fmt: skip
+    _expect_no_secret(failing)
     after = schema.describe(lab, database)
+    if any(each["name"] == "later" for each in after["relations"]):
+        raise lab.finding(
+            "half-migrated", f"After {name}, which has failed, no later one is applied.",
+            f"{later} was applied: the table “later” is there.", failing.statement_evidence(12),
+            said,
+        )  # fmt: skip
     if after != before:
         raise lab.finding(
             "half-migrated", f"{name}, which has failed, has left nothing behind.",

@@ -20,6 +20,9 @@ from graders.lab02.drawing import Drawer
 WHERE = "/openapi.json"
 ROUTES = (("POST", "/tasks"), ("GET", "/tasks"), ("GET", "/tasks/x"), ("PUT", "/tasks/x"),
           ("DELETE", "/tasks/x"), ("GET", "/health"))  # fmt: skip
+FIELDS = {"POST": ("title", "description", "type", "priority"),
+          "PUT": ("title", "description", "priority", "status")}  # fmt: skip
+PARAMETERS = ("page", "limit", "status")  # of GET /tasks
 BATCH = 8  # requests under way at once
 
 
@@ -33,6 +36,7 @@ def expect_true(lab: Lab) -> None:
         document = Document(api.answer_of(request).json)
         judge = Judge(api, document)
         judge.expect_routes()
+        judge.expect_inputs()
         judge.known_requests()
         judge.drawn_requests()
         judge.while_the_database_is_away()
@@ -62,6 +66,25 @@ class Judge:
                     f"It does not describe {method} {path.replace('/x', '/{id}')}."
                 )
             self.operations.append(operation)
+
+    def expect_inputs(self) -> None:
+        """The document names what each operation takes. Raises DocumentError."""
+        drawer = Drawer(self.document)
+        for operation, (method, path) in zip(self.operations, ROUTES, strict=True):
+            if method in FIELDS:
+                due, where = FIELDS[method], "its body"
+                schema = self.document.body_schema(operation)
+                whole = None if schema is None else drawer.good(schema)
+                named = whole if isinstance(whole, dict) else {}
+            elif (method, path) == ("GET", "/tasks"):
+                due, where = PARAMETERS, "its query"
+                named = [p["name"] for p in operation.parameters if p.get("in") == "query"]
+            else:
+                continue
+            for name in due:
+                if name not in named:
+                    raise DocumentError(f"It does not say that {operation} takes “{name}” in "
+                                        f"{where}.")
 
     def judge(self, request: Request) -> None:
         """An answer is as the document says, if its request is one that the document knows."""

@@ -9,7 +9,7 @@ from graders.harness.api import Answer, Api, Request
 from graders.harness.check import Finding
 from graders.harness.lab import Lab
 from graders.harness.results import Evidence
-from graders.lab02.asking import data_of, send, words
+from graders.lab02.asking import data_of, expect_nothing_told, send, words
 from graders.lab02.shapes import expect_shape
 
 PAUSE = 0.05  # seconds between two questions whether it is well; only so as not to flood it
@@ -70,6 +70,22 @@ def expect_health(api: Api, status: int) -> None:
     answer = api.answer_of(request)
     if answer.status != status:
         raise _untrue(api, f"{words(api, request)} -> {answer.shown}", status, answer)
+    if status == 200:
+        _expect_asked(api)
+
+
+def _expect_asked(api: Api) -> None:
+    """For GET /health the API asks PostgreSQL: that a port is open, or was, proves nothing."""
+    since = len(api.lab.history)
+    request = send(api, "GET", "/health")
+    api.answer_of(request)
+    if not any(step.kind in ("query", "check") for step in api.steps(since=since)):
+        raise api.lab.finding(
+            "health-untrue", "For GET /health the API asks PostgreSQL, which has to answer.",
+            f"It was answered with {api.answer_of(request).status}, and {api.name} had asked "
+            "PostgreSQL nothing meanwhile.",
+            api.exchange_evidence(request), api.statement_evidence(),
+        )  # fmt: skip
 
 
 def _untrue(api: Api, told: str, status: int, answer: Answer) -> Finding:
@@ -100,6 +116,7 @@ def expect_unavailable(api: Api, *requests: tuple[str, str, Any]) -> list[Reques
                 api.exchange_evidence(request), api.log_evidence(20),
             )  # fmt: skip
         expect_shape(api, request)
+        expect_nothing_told(api, request, api.lab.database.worker_password, "Traceback")
     return sent
 
 

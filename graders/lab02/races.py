@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from graders.harness.api import Api, Request
 from graders.harness.lab import Lab, Task
+from graders.harness.steps import Hold
+from graders.harness.worker import asks_for_tasks
 from graders.lab02 import rows
 from graders.lab02.asking import (
     expect_refused,
@@ -26,23 +28,37 @@ HOSTILE = (
     "Robert''s \\ “quotes” 漢字 🐘",
 )
 
+# Whoever works on the row has it locked, and then this changes nothing.
+RENAME = """
+    UPDATE tasks SET title = %s, updated_at = now()
+    WHERE id = (SELECT id FROM tasks WHERE id = %s FOR UPDATE SKIP LOCKED)
+"""
+
 
 def expect_text_only(lab: Lab, api: Api, tasks: Sequence[Task]) -> None:
     """SQL in titles, ids and queries changes nothing but what the request is about."""
     for title in HOSTILE:
         before = rows.stored(lab)
-        request = send(api, "POST", "/tasks", {"title": title, "description": title})
+        data = {"title": title, "description": title}
+        request = send(api, "POST", "/tasks", data)
         _expect_others_alone(api, request, before)
         expect_status(api, request, 201)
-        rows.expect_created(api, request, {"title": title, "description": title})
-    for title in HOSTILE[:3]:
+        rows.expect_created(api, request, data)
+    for type in HOSTILE[:3]:
         before = rows.stored(lab)
-        request = send(api, "PUT", rows.path_of(tasks[0]), {"title": title})
+        data = {"title": "of a hostile type", "type": type}
+        request = send(api, "POST", "/tasks", data)
+        _expect_others_alone(api, request, before)
+        expect_status(api, request, 201)
+        rows.expect_created(api, request, data)
+    for data in (*({"title": text} for text in HOSTILE[:3]), {"description": HOSTILE[1]}):
+        before = rows.stored(lab)
+        request = send(api, "PUT", rows.path_of(tasks[0]), data)
         _expect_others_alone(api, request, before, tasks[0])
         expect_status(api, request, 200)
         rows.expect_task(
             api, request, api.answer_of(request).json.get("data"),
-            {**before[tasks[0].id], "title": title,
+            {**before[tasks[0].id], **data,
              "updated_at": lab.row(tasks[0])["updated_at"]},
         )  # fmt: skip
     for method, path in (
@@ -72,6 +88,51 @@ def _expect_others_alone(
             )  # fmt: skip
     expected = f"{words(api, request)} is answered like any other request."
     api.expect_no_server_error(request, expected)
+
+
+def change_while_another_changes(lab: Lab, api: Api) -> None:
+    """A task gets another title just when the API has read it, and before it writes it.
+
+    Each statement of the API is held in turn. Where the row is locked by then, or one statement
+    does it all, nothing can come in between, and that is right. So is refusing the request.
+    """
+    task, title = rows.add(lab), "the title that somebody else has given it"
+    hold = api.wire.hold(asks_for_tasks, when="before", times=None)
+    request = api.send("PUT", rows.path_of(task), {"priority": 6})
+    lab.tell(f"Sent {words(api, request)}, and held each statement of {api.name} in turn.")
+    renamed, number = False, 0
+    while _next_held(lab, request, hold, number):
+        number += 1
+        if number > 1 and not renamed:
+            with lab.connect() as other:
+                renamed = other.execute(RENAME, (title, task.id)).rowcount == 1
+            if renamed:
+                lab.tell(
+                    f"Before statement {number} somebody else changed the title of {task}; its "
+                    "row was not locked."
+                )
+        hold.next()
+    hold.release()
+    answer, row = api.answer_of(request), lab.row(task)
+    expected = f"{words(api, request)} changes the priority, and leaves the title as it is by then."
+    if renamed and row["title"] != title:
+        raise lab.finding(
+            "change-lost", expected, f"The title is again what it was before: “{row['title']}”.",
+            rows.evidence(row), api.statement_evidence(),
+        )  # fmt: skip
+    if succeeded(answer) and row["priority"] != 6:
+        raise lab.finding(
+            "row-wrong", expected, f"It was answered with {answer.status}, and the priority is "
+            f"{row['priority']}.", rows.evidence(row), api.statement_evidence(),
+        )  # fmt: skip
+    if not succeeded(answer) and not (renamed and answer.status == 409):
+        expect_status(api, request, 200)
+
+
+def _next_held(lab: Lab, request: Request, hold: Hold, number: int) -> bool:
+    """Whether one more statement than `number` is held; else the request is over."""
+    lab.history.wait_until(lambda _: request.over or len(hold.steps) > number, lab.budgets.work)
+    return len(hold.steps) > number
 
 
 def requeue_while_a_worker_claims(lab: Lab, api: Api) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from graders.harness.api import Api, Request
@@ -18,18 +19,25 @@ DEFAULTS = {"description": None, "type": "generic", "status": "pending", "priori
 TEXTS = ("title", "description", "type", "status", "assigned_worker")
 TIMES = ("created_at", "updated_at")
 NEAR = 1.0  # seconds; some write a time without its fraction
+# Seconds by which two clocks may differ. The offset of any time zone is more than that.
+CLOCKS = 600.0
 
 
 def add(lab: Lab, status: str = "pending", worker: str = "worker-7") -> Task:
     """Add a task that has got to this status already, by the hands of this worker."""
     task = lab.add_task()
     if status != "pending":
-        lab.sql(
-            "UPDATE tasks SET status = %s, assigned_worker = %s WHERE id = %s",
-            (status, worker, task.id),
-        )
-        lab.tell(f"Made {task} “{status}”, with assigned_worker “{worker}”.")
+        set_status(lab, task, status, worker)
     return task
+
+
+def set_status(lab: Lab, task: Task, status: str, worker: str) -> None:
+    """Bring a task to this status, by the hands of this worker."""
+    lab.sql(
+        "UPDATE tasks SET status = %s, assigned_worker = %s WHERE id = %s",
+        (status, worker, task.id),
+    )
+    lab.tell(f"Made {task} “{status}”, with assigned_worker “{worker}”.")
 
 
 def path_of(task: Task | str) -> str:
@@ -46,10 +54,45 @@ def stored(lab: Lab) -> dict[str, Row]:
 
 
 def create(api: Api, data: dict[str, Any]) -> str:
-    """POST a task, which is stored as it was sent; returns its id."""
+    """POST a task, which is stored as it was sent, with the time of now; returns its id."""
+    since = _now(api.lab)
     request = send(api, "POST", "/tasks", data)
     expect_status(api, request, 201)
-    return expect_created(api, request, data)
+    id = expect_created(api, request, data)
+    for name in TIMES:
+        _expect_now(api, request, stored(api.lab)[id], name, since)
+    return id
+
+
+def create_in_turn(api: Api, *tasks: dict[str, Any]) -> None:
+    """POST these tasks, one after the other; each is younger than the one before."""
+    ids = [create(api, data) for data in tasks]
+    born = [stored(api.lab)[id]["created_at"] for id in ids]
+    for before, after in itertools.pairwise(born):
+        if after <= before:
+            raise api.lab.finding(
+                "row-wrong", "The created_at of a task is the time at which it was created.",
+                f"A task that was created later has {_shown(after)}, and one that was created "
+                f"before it has {_shown(before)}.",
+                api.statement_evidence(),
+            )  # fmt: skip
+
+
+def _now(lab: Lab) -> datetime:
+    """The time by the clock of the database."""
+    return lab.sql("SELECT clock_timestamp() AS now")[0]["now"]
+
+
+def _expect_now(api: Api, request: Request, row: Row, name: str, since: datetime) -> None:
+    """This time of a row is that of the request, which was sent after `since`."""
+    apart = timedelta(seconds=CLOCKS)
+    until = _now(api.lab)
+    if not since - apart <= row[name] <= until + apart:
+        raise api.lab.finding(
+            "row-wrong", f"{words(api, request)} sets {name} to the time of the request.",
+            f"It was sent at {_shown(since)}, and {name} is {_shown(row[name])}.",
+            evidence(row), api.statement_evidence(),
+        )  # fmt: skip
 
 
 def expect_created(api: Api, request: Request, data: Mapping[str, Any], what: str = "") -> str:
@@ -72,7 +115,7 @@ def expect_created(api: Api, request: Request, data: Mapping[str, Any], what: st
 
 def change(api: Api, task: Task, changes: Mapping[str, Any], untouched: Task) -> None:
     """PUT these changes, and nothing else of this task changes, nor does another one."""
-    before = stored(api.lab)
+    before, since = stored(api.lab), _now(api.lab)
     request = send(api, "PUT", path_of(task), dict(changes))
     expect_status(api, request, 200)
     after = stored(api.lab)
@@ -87,8 +130,16 @@ def change(api: Api, task: Task, changes: Mapping[str, Any], untouched: Task) ->
             "row-wrong", f"{words(api, request)} sets updated_at to the time of the change.",
             "updated_at is what it was before.", evidence(row), api.statement_evidence(),
         )  # fmt: skip
+    _expect_now(api, request, row, "updated_at", since)
     expect_task(api, request, data_of(api, request), row)
     _expect_untouched(api, request, untouched, before, after)
+
+
+def show(api: Api, task: Task) -> None:
+    """GET a task; the answer shows it as its row is now."""
+    request = send(api, "GET", path_of(task))
+    expect_status(api, request, 200)
+    expect_task(api, request, data_of(api, request), api.lab.row(task))
 
 
 def delete(api: Api, task: Task, untouched: Task) -> None:
@@ -179,21 +230,21 @@ def _difference(told: Any, row: Row) -> str:
     for name in TIMES:
         moment = _moment(told[name])
         if moment is None:
-            return f"Its “{name}” is {_shown(told[name])}, which is no time in ISO 8601."
+            return f"Its “{name}” is {_shown(told[name])}, which is no time as RFC 3339 has it."
         if abs((moment - row[name]).total_seconds()) >= NEAR:
             return f"Its “{name}” is {_shown(told[name])}, and the row's is {_shown(row[name])}."
     return ""
 
 
 def _moment(told: Any) -> datetime | None:
-    """A time as it stands in JSON. Without an offset it is taken for UTC."""
+    """A time as it stands in JSON; None for none. Without its offset nobody knows which it is."""
     if not isinstance(told, str):
         return None
     try:
         moment = datetime.fromisoformat(told)
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else None
 
 
 def _shown(value: Any) -> str:

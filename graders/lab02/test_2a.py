@@ -7,6 +7,7 @@ from graders.lab02 import bad_input, crowd, listing, outage, races, rows
 from graders.lab02.asking import (
     UNKNOWN_ID,
     expect_failure,
+    expect_nothing_told,
     expect_refused,
     expect_status,
     send,
@@ -24,12 +25,12 @@ def test_creates_a_task(lab):
     This is what the API is for. Every other check of it needs this one.
     """
     api = lab.start_api()
-    rows.create(
+    rows.create_in_turn(
         api,
         {"title": "count the votes", "description": "of both towns", "type": "email",
          "priority": 7},
+        {"title": "sort the mail"},
     )  # fmt: skip
-    rows.create(api, {"title": "sort the mail"})
 
 
 @check("2a", points=3, needs=[ROOT])
@@ -39,10 +40,11 @@ def test_shows_a_task(lab):
     Whoever has added a task asks by its id what has become of it.
     """
     api = lab.start_api()
-    for task in (rows.add(lab), rows.add(lab, "processing", "worker-3"), rows.add(lab, "failed")):
-        request = send(api, "GET", rows.path_of(task))
-        expect_status(api, request, 200)
-        rows.expect_task(api, request, api.answer_of(request).json.get("data"), lab.row(task))
+    pending = rows.add(lab)
+    for task in (pending, rows.add(lab, "processing", "worker-3"), rows.add(lab, "failed")):
+        rows.show(api, task)
+    rows.set_status(lab, pending, "completed", "worker-5")
+    rows.show(api, pending)
     request = send(api, "GET", rows.path_of(UNKNOWN_ID))
     expect_status(api, request, 404, why="no task has this id")
 
@@ -95,6 +97,7 @@ def test_changes_a_task(lab):
     api = lab.start_api()
     for changes in (
         {"priority": 8},
+        {"priority": 0},
         {"title": "call the printer"},
         {"description": "before noon"},
         {"title": "call both printers", "description": "", "priority": 1},
@@ -103,6 +106,7 @@ def test_changes_a_task(lab):
         rows.change(api, task, changes, untouched=other)
     request = send(api, "PUT", rows.path_of(UNKNOWN_ID), {"priority": 1})
     expect_status(api, request, 404, why="no task has this id")
+    races.change_while_another_changes(lab, api)
 
 
 @check("2a", points=3, needs=["changes_a_task"])
@@ -206,16 +210,21 @@ def test_answers_in_one_shape(lab):
         ("PUT", path, {"status": "pending"}),
         ("DELETE", path, None),
         ("DELETE", path, None),
-        ("GET", "/no-such-route", None),
-        ("PATCH", "/tasks", {}),
     ):
         expect_shape(api, send(api, method, where, data))
+    request = send(api, "GET", "/no-such-route")
+    expect_status(api, request, 404, why="there is no such route")
+    expect_shape(api, request)
+    request = send(api, "PATCH", "/tasks", {})
+    expect_refused(api, request, "a method that the route does not know")
+    expect_shape(api, request)
     expect_shape(api, send(api, "POST", "/tasks", body=b'{"title": "a good'))
     lab.sql("ALTER TABLE tasks RENAME TO tasks_gone")
     lab.tell("Renamed the table, so that no answer can be a good one.")
     request = send(api, "GET", "/tasks")
     expect_failure(api, request)
     expect_shape(api, request)
+    expect_nothing_told(api, request, "does not exist", "Traceback")
 
 
 @check("2a", points=3, needs=[ROOT], workers=3)

@@ -24,7 +24,8 @@ def test_survives_a_database_restart(lab):
     outage.begin(api)
     outage.expect_unavailable(
         api, ("POST", "/tasks", {"title": "meanwhile"}), ("GET", "/tasks", None),
-        ("PUT", path_of(task), {"priority": 4}),
+        ("PUT", path_of(task), {"priority": 4}), ("GET", path_of(task), None),
+        ("DELETE", path_of(task), None),
     )  # fmt: skip
     outage.end(api)
     outage.expect_well_again(api, "GET", path_of(task), status=200)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from graders.harness.check import Finding
+from graders.lab01 import brought
 from graders.lab01 import test_1c as checks
 from graders.lab01.commands import installs
 from graders.lab01.context import Context
@@ -15,6 +17,8 @@ from graders.lab01.dockerfile import Dockerfile, DockerfileError, Instruction, e
 from graders.lab01.ignore import Ignore
 from graders.lab01.image import labelled, needed_images, needs_buildkit
 from graders.lab01.pins import is_exact, unpinned
+from graders.lab01.reading import Recipe
+from graders.lab01.signals import started
 
 # Reading
 
@@ -390,3 +394,53 @@ def test_nothing_there(tmp_path):
 def test_a_package_that_the_dockerfile_names_is_to_be_exact_too(tmp_path):
     text = RIGHT["plain"].replace("-r requirements.txt\n", "-r requirements.txt 'hiredis>=3' uv\n")
     assert codes(tmp_path, {"Dockerfile": text}) == ["dependencies-not-pinned"]
+
+
+def test_a_list_of_another_folder_is_not_read(tmp_path):
+    fill(tmp_path, {"secret.txt": "redis\n", "theirs/requirements.txt": "-r ../secret.txt\n",
+                    "theirs/limits.txt": "-c ../secret.txt\nredis\n"})  # fmt: skip
+    (tmp_path / "theirs" / "linked.txt").symlink_to(tmp_path / "secret.txt")
+    for name in ("requirements.txt", "linked.txt"):
+        with pytest.raises(OSError, match="outside"):
+            unpinned(tmp_path / "theirs", name)
+    assert [each.text for each in unpinned(tmp_path / "theirs", "limits.txt")] == ["redis"]
+
+
+def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    fill(tmp_path, {"requirements.txt": "-r pipe\n"})
+    with pytest.raises(OSError, match="no ordinary file"):
+        unpinned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("COPY . .", ""),
+        ("COPY work.py ./\nCOPY worker/ worker/", ""),
+        ("COPY work.py ./\nCOPY worker ./worker", ""),
+        ("COPY worker work.py /app/worker/", ""),  # where work.py comes to is left to a build
+        ("COPY work.py ./\nCOPY worker ./", "not the folder itself"),
+        ("COPY work.py worker ./", "not the folder itself"),
+        ("COPY worker/ worker/", "imports work.py"),
+        ("COPY --from=build /app /app", ""),
+        ("COPY --from=build /app/work.py ./\nCOPY worker/ worker/", ""),
+        ("COPY work*.py ./\nCOPY wor*/ worker/", ""),
+    ],
+)
+def test_what_is_started_is_in_the_image(tmp_path, lines, says):
+    fill(tmp_path, {
+        "worker/__main__.py": "from work import perform\n", "work.py": "def perform(): ...\n",
+        "Dockerfile": f'FROM x AS build\nFROM x\n{lines}\nCMD ["python", "-m", "worker"]\n',
+    })  # fmt: skip
+    file = Dockerfile.read((tmp_path / "Dockerfile").read_text())
+    recipe = Recipe(tmp_path, file, Context.read(tmp_path))
+    found = brought.trouble(recipe, started(file)[0])
+    assert says in (found[0] if found else "")
+    assert bool(found) == bool(says)
+
+
+def test_a_command_of_one_word(tmp_path):
+    file = Dockerfile.read('FROM x\nCMD ["python -m worker"]\n')
+    found = brought.trouble(Recipe(tmp_path, file, Context.read(tmp_path)), started(file)[0])
+    assert "spaces included" in found[0]

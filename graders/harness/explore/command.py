@@ -67,7 +67,8 @@ def _table(check: CheckResult) -> Iterator[Line]:
         yield from _wrapped("bold", f"{check.name}: {check.verdict}. {check.reason}")
         return
     covered = check.coverage
-    yield [("bold", f"{check.name}: {covered.count} {covered.noun}s, {check.verdict}")]
+    plural = "" if covered.count == 1 else "s"
+    yield [("bold", f"{check.name}: {covered.count} {covered.noun}{plural}, {check.verdict}")]
     if check.reason:
         yield from _wrapped("dim", check.reason)
     scenario = None

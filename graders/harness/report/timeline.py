@@ -237,7 +237,8 @@ class _Teller:
         if last and last.kind == h.TASK_ADDED and last.lane == event.who:
             last.labels.append(label)
             first, end = last.labels[0], last.labels[-1]
-            last.text = f"adds {first} to {end} ({len(last.labels)} tasks)"
+            what = "jobs" if end.startswith("J") else "tasks"
+            last.text = f"adds {first} to {end} ({len(last.labels)} {what})"
             return
         row = event.data.get("row")
         title = row.get("title") if isinstance(row, Mapping) else None
@@ -381,7 +382,10 @@ class _Teller:
         if by == "client":
             # a killed process takes its connections with it: that is no news
             if where not in self.closed and event.who not in self.gone:
-                self.add(event, "drops its connection without closing it", to=server)
+                # Redis has no message for it: its clients just close, and that is all there is.
+                words = "closes its connection" if server == "redis" else \
+                    "drops its connection without closing it"
+                self.add(event, words, to=server)
         elif by == "server":
             if where not in self.closed:
                 self.add(event, f"{name} ends the connection", lane=server, to=event.who)

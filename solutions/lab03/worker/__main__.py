@@ -29,6 +29,11 @@ def stop_on_signals(stop: threading.Event) -> None:
     signal.signal(signal.SIGINT, request_stop)
 
 
+def block_signals() -> None:
+    """Leave the signals to the main thread: it alone runs handlers, and sleeps on without one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+
+
 def main() -> None:
     # Only our own loggers speak at INFO; of the libraries, warnings are enough.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -45,7 +50,7 @@ def main() -> None:
     # Python runs a signal handler in the main thread, between any two of its instructions. If that
     # thread were inside stop.wait() just then, stop.set() could wait for a lock that its own thread
     # holds, for ever. So the main thread only waits, and the loop has a thread of its own.
-    with pool, ThreadPoolExecutor(max_workers=1) as thread:
+    with pool, ThreadPoolExecutor(max_workers=1, initializer=block_signals) as thread:
         queue = TaskQueue(pool, config.worker_id, config.stuck_after)
         thread.submit(run, queue, config, stop).result()
     log.info("Worker %s stopped", config.worker_id)

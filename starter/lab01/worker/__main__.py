@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,11 @@ log = logging.getLogger("worker")
 def stop_on_signals(stop: threading.Event) -> None:
     """Make SIGTERM and SIGINT set `stop`. The same signal once more ends the process at once."""
     # TODO 20: write a handler with signal.signal() for both.
+
+
+def block_signals() -> None:
+    """Leave the signals to the main thread: it alone runs handlers, and sleeps on without one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 def main() -> None:
@@ -38,7 +44,7 @@ def main() -> None:
     # thread were inside stop.wait() just then, stop.set() could wait for a lock that its own thread
     # holds, for ever. So the main thread only waits, and the loop has a thread of its own.
     try:
-        with ThreadPoolExecutor(max_workers=1) as thread:
+        with ThreadPoolExecutor(max_workers=1, initializer=block_signals) as thread:
             thread.submit(run, JobQueue(redis, config.worker_id), stop).result()
     except NotImplementedError as todo:  # take this away once no TODO raises it any more
         log.error("%s", todo)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,11 @@ log = logging.getLogger("worker")
 def stop_on_signals(stop: threading.Event) -> None:
     """Make SIGTERM and SIGINT set `stop`. The same signal once more ends the process at once."""
     # TODO 6: write a handler with signal.signal() for both.
+
+
+def block_signals() -> None:
+    """Leave the signals to the main thread: it alone runs handlers, and sleeps on without one."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
 
 
 def main() -> None:
@@ -39,7 +45,7 @@ def main() -> None:
     # holds, for ever. So the main thread only waits, and the loop has a thread of its own.
     queue = TaskQueue(pool, config.worker_id, config.stuck_after)
     try:
-        with ThreadPoolExecutor(max_workers=1) as thread:
+        with ThreadPoolExecutor(max_workers=1, initializer=block_signals) as thread:
             thread.submit(run, queue, config, stop).result()
     except NotImplementedError as todo:  # take this away once no TODO raises it any more
         log.error("%s", todo)
