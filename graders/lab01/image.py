@@ -24,6 +24,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from graders.harness.check import Finding
 from graders.harness.history import CONNECTED, History
 from graders.harness.jobs import JobsLab, JobsWorker
 from graders.harness.process import Caps, Process
@@ -114,9 +115,11 @@ class Engine:
         return self.ask("image", "inspect", "--format", "{{.Id}}", name).returncode == 0
 
     def config(self, image: str) -> dict:
-        """What an image says of itself: Config, Size and so on."""
+        """What an image of ours says of itself: Config, Size and so on. Raises ReadingOnly."""
         told = self.ask("image", "inspect", image)
-        return json.loads(told.stdout)[0] if told.returncode == 0 else {}
+        if told.returncode != 0:
+            raise ReadingOnly("the Docker engine does not answer any more")
+        return json.loads(told.stdout)[0]
 
     def megabytes(self, image: str) -> str:
         """The size of an image in words."""
@@ -149,6 +152,11 @@ def built(lab: JobsLab, file: Dockerfile) -> Iterator[Image]:
     lab.session.keeper.container(engine.label)
     try:
         yield _build(engine, file, arguments)
+    except Finding:
+        # A build, and a container, that end with their engine are nobody's fault here.
+        if not containers.engine_answers(timeout=10.0):
+            raise ReadingOnly("the Docker engine went away meanwhile") from None
+        raise
     finally:
         engine.remove_all()
 
@@ -196,12 +204,13 @@ def _build(engine: Engine, file: Dockerfile, arguments: dict[str, str]) -> Image
             f"It was still at it after {_bound(lab):.0f} s.",
             Evidence("The last lines of docker build", tuple(lines[-12:])),
         )  # fmt: skip
-    told += f": {engine.megabytes(tag)}"
+    size = engine.megabytes(tag)
     # For comparison; what was built already is not built again.
     first = labelled(file, engine.label, _taken_from(file) + 1)
     if _run_build(engine, folder, first, arguments, f"{tag}-first")[1] == 0:
-        told += f"; the stage in which it is built has {engine.megabytes(f'{tag}-first')}"
-    lab.tell(f"{told}.")
+        size += f"; the stage in which it is built has {engine.megabytes(f'{tag}-first')}"
+    lab.tell(f"{told}: {size}.")
+    lab.remark(f"The image was built. It has {size}.")
     return Image(engine, tag)
 
 
@@ -234,8 +243,10 @@ def labelled(file: Dockerfile, label: str, stages: int | None = None) -> str:
 def _add_wheels(folder: Path, file: Dockerfile) -> str:
     """Put wheels into the context, if there are any; where the Dockerfile copies them to."""
     wheels = os.environ.get(WHEELS_SETTING, "").strip()
-    if not wheels or not Path(wheels).is_dir():
-        return ""
+    if not (wheels and Path(wheels).is_dir()):
+        wheels = ""
+        if not any((folder / "wheels").glob("*.whl")):  # a student's own, as the handout has it
+            return ""
     place = next(
         (each.words[-1] for each in file.instructions
          if each.name == "COPY" and any(s.strip("./").startswith("wheel") for s in each.takes)),
@@ -243,7 +254,8 @@ def _add_wheels(folder: Path, file: Dockerfile) -> str:
     )  # fmt: skip
     if not place.startswith("/"):
         return ""
-    shutil.copytree(wheels, folder / "wheels", dirs_exist_ok=True)
+    if wheels:
+        shutil.copytree(wheels, folder / "wheels", dirs_exist_ok=True)
     for name in (".dockerignore", "Dockerfile.dockerignore"):
         if (folder / name).is_file():
             with (folder / name).open("a", encoding="utf-8") as patterns:

@@ -88,7 +88,9 @@ def _of_shell(words: list[str], rest: list[str], read: ReadScript) -> str:
 def _lets_go(script: str) -> bool:
     """Whether a shell script hands over to the program (exec), or handles signals (trap)."""
     code = re.sub(r"(?m)(?:^|\s)#.*$", "", script)
-    return bool(re.search(r"(?:^|[;&|{(\n]|\bthen\b|\bdo\b|\belse\b|\))\s*(?:exec|trap)\s", code))
+    begins = r"(?:^|[;&|{(\n]|\bthen\b|\bdo\b|\belse\b|\))\s*(?:\w+=\S*\s+)*"
+    # An exec that only redirects starts nothing, and an empty trap keeps the signal from everybody.
+    return bool(re.search(begins + r"(?:exec\s+(?!\d*[<>])|trap\s+(?!''|\"\"))", code))
 
 
 def _after_options(words: list[str], valued: str) -> list[str]:

@@ -85,6 +85,13 @@ def test_builds_in_two_stages(lab):
             "The last stage takes nothing from an earlier one (COPY --from=…).",
             numbered(*(stage.head for stage in file.stages), *(each for each, _ in named)),
         )  # fmt: skip
+    for each in last.all:
+        theirs = each.name == "COPY" and each.flag("from") and each.words[:-1]
+        if theirs and any(word.strip("./") == "" and word.startswith("/") for word in theirs):
+            raise lab.finding(
+                "single-stage", expected,
+                f"Line {each.line} takes everything that is in the other stage.", numbered(each),
+            )  # fmt: skip
     expected = "Packages are built and fetched in an earlier stage than the last."
     for run, install in recipe.installs(last):
         if install.fetches:

@@ -248,8 +248,9 @@ RIGHT = {
     "a compiler that goes again": BUILD + LAST.replace("USER", "RUN apk add --virtual x gcc && "
     "make; apk del x\nUSER") + 'CMD ["env", "A=b", "python", "-m", "worker"]',
     "user by a variable": BUILD + "FROM p\nARG UID=10001\nENV WHO=${UID}:${UID}\n"
-    "COPY --from=b / /\n"
+    "COPY --from=b /p /p\n"
     'USER "$WHO"\nCOPY . .\nCMD ["bash", "start.sh"]',
+    "a variable and then exec": BUILD + LAST + 'CMD ["sh", "-c", "A=1 B=2 exec python -m worker"]',
     "a trap": BUILD + LAST
     + "CMD trap 'kill $p; wait $p; exit $?' TERM; python -m worker & p=$!; wait $p",
 }  # fmt: skip
@@ -260,6 +261,7 @@ WRONG = {
         'COPY . .\nUSER me\nCMD ["x"]',
         "nothing taken": BUILD + 'FROM p\nCOPY . .\nUSER me\nCMD ["x"]',
         "only of other images": BUILD + 'FROM p\nCOPY --from=nginx /a /b\nUSER me\nCMD ["x"]',
+        "all that is in it": BUILD + LAST + 'COPY --from=b / /\nCMD ["x"]',
         "all of it": BUILD + 'FROM b\nCOPY . .\nUSER me\nCMD ["x"]',
     },
     "built-in-the-last-stage": {
@@ -293,6 +295,8 @@ WRONG = {
     },
     "shell-keeps-signals": {
         "shell form": BUILD + LAST + "CMD python -m worker",
+        "exec that redirects": BUILD + LAST + 'CMD ["sh", "-c", "exec 2>&1; python -m worker"]',
+        "an empty trap": BUILD + LAST + """CMD trap '' TERM; python -m worker""",
         "single quotes": BUILD + LAST + "CMD ['python', '-m', 'worker']",
         "entry point": BUILD + LAST + 'ENTRYPOINT python -m worker\nCMD ["exec"]',
         "sh -c": BUILD + LAST + 'CMD ["/bin/bash", "-ec", "python -m worker"]',
