@@ -266,6 +266,7 @@ def test_works_as_an_image(lab):
             works_a_job(lab, made)
     except image.ReadingOnly as why:
         text = str(why)
+        lab.tell(f"{text[:1].upper()}{text[1:]}: the image was checked by reading only.")
         lab.remark(f"The image was not built, and only read: {text}.")
 
 

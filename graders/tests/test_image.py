@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from graders.harness.catalog import grade_folder
 from graders.harness.keeper import Keeper
 from graders.harness.results import CheckResult
 from graders.harness.servers import containers
+from graders.lab01 import image
 from graders.lab01.image import BASE_SETTING, WHEELS_SETTING
 from graders.tests.conftest import BASE_IMAGE
 
@@ -155,7 +157,8 @@ START = 'entrypoint ["python", "-m"]\ncmd ["worker"]\n'
         ([(START, 'CMD ["sh", "-c", "python -m worker & exec sleep 999"]\n')], "still-running"),
         ([(USER, "USER nosuchuser\n")], "image-not-started"),
         ([(START, 'CMD ["pyhton", "-m", "worker"]\n')], "image-not-started"),
-        ([("Procfile *.py ./", "Procfile ./")], "worker-exited"),
+        ([("Procfile *.py ./", "Procfile ./")], "image-not-started"),
+        ([(START, 'CMD ["python", "-c", "raise SystemExit(3)"]\n')], "worker-exited"),
         ([("run python -m pip install", "run python -m pipp install")], "image-not-built"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -206,3 +209,16 @@ def test_the_keeper_removes_images_too(base: str, tmp_path: Path) -> None:
         docker("create", "--label", label, base, "true")
         assert not is_gone(label)
     assert is_gone(label)
+
+
+@pytest.mark.usefixtures("by_itself")
+def test_an_engine_that_goes_away_is_nobody_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([True])  # when it is looked for, and not when the build has failed
+    monkeypatch.setattr(image, "containers", SimpleNamespace(
+        LABEL=containers.LABEL, engine_answers=lambda timeout: next(answers, False)
+    ))  # fmt: skip
+    check = grade(changed(tmp_path, ("run python -m pip install", "run python -m pipp install")))
+    assert code(check) == results.PASSED, (check.reason, check.finding)
+    assert "went away" in check.steps[-1]
