@@ -45,6 +45,7 @@ STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
 SPARE_CONNECTIONS = 40  # for the checks beside them
 _runs = itertools.count(1)
 LEAST_SPACE = 4 * 2**20  # bytes; with less, a server's errors are the disk's and not the worker's
+STARTED = "The folder can be started as its Procfile says."
 
 
 @dataclass(frozen=True)
@@ -396,6 +397,9 @@ class GradingSession:
             finding = FindingReport(found.code, found.expected, found.seen, evidence)
             if reason := self._own_trouble():
                 verdict, finding = results.COULD_NOT_GRADE, None
+        except SubmissionError as error:  # a role that no other check has asked for
+            verdict = results.FAILED
+            finding = FindingReport("submission-unusable", STARTED, self._as_called(str(error)))
         except Exception as error:
             verdict, reason = results.COULD_NOT_GRADE, str(_as_could_not_grade(error))
         steps, rows = (), ()
@@ -472,10 +476,9 @@ class GradingSession:
                     continue  # the run was cut short, which may be why this went wrong
                 needs = [self.results[n] for n in check.needs if n in self.results]
                 if isinstance(error, SubmissionError) and not needs:
-                    expected = "The folder can be started as its Procfile says."
                     code = "build-failed" if error.code == "build-failed" else "submission-unusable"
                     self._record(_result(
-                        check, results.FAILED, finding=FindingReport(code, expected, said)
+                        check, results.FAILED, finding=FindingReport(code, STARTED, said)
                     ))  # fmt: skip
                 elif isinstance(error, SubmissionError):
                     self._record(_not_run(check, needs))

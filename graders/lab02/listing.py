@@ -75,14 +75,14 @@ def expect_page(
                 f"due:    {_titles(due)}", f"listed: {_titles(listed)}",
             )),
         )  # fmt: skip
-    return [str(each["id"]) for each in listed]
+    return [str(each["id"]).lower() for each in listed]
 
 
 def _difference(tasks: Tasks, due: Tasks, listed: Tasks) -> str:
     """Where a page is not what is due: a sentence; "" if nowhere. Ties may come in any order."""
     moments = {task["id"]: task["created_at"] for task in tasks}
     for place, (task, each) in enumerate(zip(due, listed, strict=False), 1):
-        if moments.get(str(each.get("id"))) != task["created_at"]:
+        if moments.get(str(each.get("id")).lower()) != task["created_at"]:
             return f"At place {place} stands {_titles([each])}, where {_titles([task])} is due."
     return "" if len(due) == len(listed) else f"It lists {len(listed)}."
 

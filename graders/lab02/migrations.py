@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import psycopg
+
 from graders.harness import history as h
 from graders.harness.database import Database
 from graders.harness.lab import Lab
@@ -65,7 +67,13 @@ def apply_each_once(lab: Lab) -> None:
     database = lab.empty_database()
     lab.migrate("up", database, folder=folder.path)
     title = "sort the mail"
-    lab.catalogue(database, "INSERT INTO tasks (title) VALUES (%s)", (title,))
+    try:
+        lab.catalogue(database, "INSERT INTO tasks (title) VALUES (%s)", (title,))
+    except psycopg.Error as error:
+        raise lab.finding(
+            "schema-wrong", "After migrate up the table takes a task that has a title.",
+            f"PostgreSQL refuses it: {' '.join(str(error).split())}.", _shown(lab, database),
+        ) from None  # fmt: skip
     lab.tell("Added a task.")
     again = lab.migrate("up", database, folder=folder.path, told="once more")
     expect_schema(lab, database, again)
