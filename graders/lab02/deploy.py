@@ -13,6 +13,10 @@ from graders.lab02 import outage, rows
 from graders.lab02.asking import expect_status, words
 from graders.lab02.shapes import expect_shape
 
+MORE = 14  # requests; a pool may have 10 connections
+QUIET = 5  # questions that need no database: when they are answered, the rest was taken in
+SLOW = 0.5  # seconds for such a question; some answer one request at a time
+
 
 def is_insert(step: Step) -> bool:
     """Whether a step stores a task."""
@@ -60,10 +64,11 @@ def stop_while_storing(lab: Lab) -> None:
     title = "the last one before the deploy"
     with contextlib.closing(_kept_alive(api)):
         lab.tell("A client asked for GET /health, and kept its connection open.")
-        request, hold = _held_post(lab, api, title)
+        request, hold = _held_post(lab, api, title, times=None)
+        waiting = _more_posts(lab, api)
         api.terminate()
         hold.release()
-        lab.tell("Let PostgreSQL's answer go.")
+        lab.tell("Let PostgreSQL's answers go.")
         answer = api.wait_answer(request)
         if answer is None:
             raise lab.finding(
@@ -74,12 +79,45 @@ def stop_while_storing(lab: Lab) -> None:
             )  # fmt: skip
         expect_status(api, request, 201)
         rows.expect_created(api, request, {"title": title})
+        for each in waiting:
+            # Who takes one request after the other may not have taken it in at all.
+            if api.wait_answer(each) is not None:
+                _expect_done(api, each)
         api.expect_exit(code=0)
 
 
-def _held_post(lab: Lab, api: Api, title: str) -> tuple[Request, Hold]:
-    """POST a task, and hold PostgreSQL's answer to the INSERT."""
-    hold = api.wire.hold(is_insert, when="after")
+def _more_posts(lab: Lab, api: Api) -> list[Request]:
+    """POST more tasks than it may have connections, so that some wait for one.
+
+    Returns when the API has taken them in, as far as it takes several.
+    """
+    sent = [api.send("POST", "/tasks", {"title": f"one of many {n}"}) for n in range(MORE)]
+    lab.tell(f"Sent {MORE} more such requests, and held the answers to them as well.")
+    for _ in range(QUIET):
+        question = api.send("GET", "/no-such-route", told=False)
+        api.wait_answer(question, SLOW)
+        if not question.over:
+            break
+    return sent
+
+
+def _expect_done(api: Api, request: Request) -> None:
+    """A request that was in flight at SIGTERM, and is answered, was carried out."""
+    answer = api.answer_of(request)
+    if answer.status != 201:
+        raise api.lab.finding(
+            "request-dropped",
+            f"{words(api, request)}, which was in flight when SIGTERM came, is carried out.",
+            f"It was answered with {answer.status}.",
+            api.exchange_evidence(request), api.statement_evidence(), api.log_evidence(20),
+        )  # fmt: skip
+
+
+def _held_post(
+    lab: Lab, api: Api, title: str, times: int | None = 1
+) -> tuple[Request, Hold]:
+    """POST a task, and hold PostgreSQL's answer to the INSERT (and to `times` in all)."""
+    hold = api.wire.hold(is_insert, when="after", times=times)
     request = api.send("POST", "/tasks", {"title": title})
     lab.tell(f"Sent {words(api, request)}, and held PostgreSQL's answer to the INSERT.")
     if hold.wait_reached(lab.budgets.work) is None:

@@ -38,10 +38,12 @@ def fill(lab: Lab, count: int, same: range) -> Tasks:
             "INSERT INTO tasks (id, title, created_at, updated_at)"
             " VALUES (%(id)s, %(title)s, %(created_at)s, %(created_at)s)", task,
         )  # fmt: skip
-    lab.tell(
-        f"Added {count} tasks: “task 01” is the oldest, “task {count}” the newest; “task "
-        f"{same.start:02}” to “task {same.stop - 1:02}” were created at one moment."
-    )
+    told = f"Added {count} tasks: “task 01” is the oldest, “task {count:02}” the newest"
+    if len(same) > 1:
+        told += (
+            f"; “task {same.start:02}” to “task {same.stop - 1:02}” were created at one moment"
+        )
+    lab.tell(f"{told}.")
     return tasks[::-1]
 
 
