@@ -182,12 +182,7 @@ class Outage(BreaksOff):
         lab = self._lab
         expected = f"{worker.name} stores the result of {job} once Redis is there again."
         lab.wait_for_result(job)
-        if len(lab.world.calls_of(job)) > 1:
-            raise lab.finding(
-                "task-executed-twice", f"{job}, whose work was done, is not worked on again.",
-                f"{worker.name} has called the outside world for it a second time.",
-                worker.statement_evidence(), worker.log_evidence(),
-            )  # fmt: skip
+        _expect_not_again(lab, job, worker)
         if lab.raw_result(job) is None:
             worker.fail_if_capped(expected)
             seen = "It lives on, and there is no result." if worker.alive else (
@@ -257,7 +252,10 @@ def stop_while_away(lab: JobsLab) -> None:
     worker.wire.gate = None
     lab.tell(f"{worker.name} had tried in vain; then Redis was given back to it.")
     budget = lab.budgets.work + lab.budgets.shutdown
-    lab.history.wait_until(lambda _: not worker.alive, budget)
+    lab.history.wait_until(
+        lambda _: not worker.alive or len(lab.world.calls_of(job)) > 1, budget
+    )
+    _expect_not_again(lab, job, worker)
     if worker.alive:
         raise lab.finding(
             "still-running", f"{worker.name} stores the result of {job}, and stops.",
@@ -270,6 +268,16 @@ def stop_while_away(lab: JobsLab) -> None:
             f"{worker.name}, told to stop while Redis was away, stores the result of {job} once it "
             "is back.", "It ended with exit status 0, and there is no result.",
             lab.evidence(job), worker.statement_evidence(), worker.log_evidence(),
+        )  # fmt: skip
+
+
+def _expect_not_again(lab: JobsLab, job: Job, worker: JobsWorker) -> None:
+    """The work of a job that was done has not been begun again. Raises a Finding."""
+    if len(lab.world.calls_of(job)) > 1:
+        raise lab.finding(
+            "task-executed-twice", f"{job}, whose work was done, is not worked on again.",
+            f"{worker.name} has called the outside world for it a second time.",
+            worker.statement_evidence(), worker.log_evidence(),
         )  # fmt: skip
 
 
