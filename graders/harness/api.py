@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from graders.harness import history as h
 from graders.harness.program import Program
 from graders.harness.results import Evidence
-from graders.harness.steps import Step
+from graders.harness.steps import Hold, Step
+from graders.harness.untrusted import from_json
 
 if TYPE_CHECKING:
     from graders.harness.room import Room
@@ -46,10 +47,7 @@ class Answer:
     @property
     def json(self) -> Any:
         """The body as JSON; None if it is none (or is null)."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
+        return from_json(self.body)
 
     @property
     def shown(self) -> str:
@@ -216,6 +214,15 @@ class Api(Program):
             raise self.lab.finding(
                 "server-error", expected, f"It was answered with status {answer.status}.",
                 self.exchange_evidence(request), self.statement_evidence(4), self.log_evidence(20),
+            )  # fmt: skip
+
+    def expect_held(self, hold: Hold, request: Request, expected: str, seen: str) -> None:
+        """A step of this request is held, within the work budget. Raises a Finding."""
+        if hold.wait_reached(self.lab.budgets.work) is None:
+            self.answer_of(request)  # or it says why there is none
+            raise self.lab.finding(
+                "act-failed", expected, seen, self.statement_evidence(),
+                self.exchange_evidence(request),
             )  # fmt: skip
 
     def exchange_evidence(self, request: Request) -> Evidence:

@@ -23,6 +23,7 @@ from graders.harness.results import Evidence
 from graders.harness.room import FINAL, Room
 from graders.harness.servers.base import REDIS_DATABASES, Server, ServerError
 from graders.harness.steps import Step
+from graders.harness.untrusted import from_json
 from graders.harness.wire_redis import RedisWire
 
 QUEUE = "work_queue"
@@ -200,10 +201,7 @@ class JobsLab(Room):
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """The job's result; None if there is none, or none that is a JSON object."""
-        try:
-            told = json.loads(self.raw_result(job) or b"null")
-        except (ValueError, RecursionError):
-            return None
+        told = from_json(self.raw_result(job) or b"")
         return told if isinstance(told, dict) else None
 
     def state(self, job: Job) -> str | None:
@@ -346,8 +344,5 @@ class JobsWorker(QueueWorker):
 
 
 def _subtask_id(raw: bytes) -> Any:
-    try:
-        told = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
+    told = from_json(raw)
     return told.get("subtask_id") if isinstance(told, dict) else None

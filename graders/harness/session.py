@@ -45,7 +45,6 @@ STAGE_CONNECTIONS = 6  # of a trial, at most as a rule
 SPARE_CONNECTIONS = 40  # for the checks beside them
 _runs = itertools.count(1)
 LEAST_SPACE = 4 * 2**20  # bytes; with less, a server's errors are the disk's and not the worker's
-STARTED = "The folder can be started as its Procfile says."
 
 
 @dataclass(frozen=True)
@@ -399,7 +398,7 @@ class GradingSession:
                 verdict, finding = results.COULD_NOT_GRADE, None
         except SubmissionError as error:  # a role that no other check has asked for
             verdict = results.FAILED
-            finding = FindingReport("submission-unusable", STARTED, self._as_called(str(error)))
+            finding = self._unusable(error)
         except Exception as error:
             verdict, reason = results.COULD_NOT_GRADE, str(_as_could_not_grade(error))
         steps, rows = (), ()
@@ -467,19 +466,21 @@ class GradingSession:
             return None if self.stopping else self._measure_start(bound)
         return None
 
+    def _unusable(self, error: SubmissionError) -> FindingReport:
+        """The finding that the submission cannot be started."""
+        code = "build-failed" if error.code == "build-failed" else "submission-unusable"
+        expected = "The folder can be started as its Procfile says."
+        return FindingReport(code, expected, self._as_called(str(error)))
+
     def _end_all(self, error: Exception) -> None:
         """Give every check the verdict that follows from a set-up that failed."""
-        said = self._as_called(str(error))
         with self._lock:
             for check in self.checks.values():
                 if check.name in self.results:
                     continue  # the run was cut short, which may be why this went wrong
                 needs = [self.results[n] for n in check.needs if n in self.results]
                 if isinstance(error, SubmissionError) and not needs:
-                    code = "build-failed" if error.code == "build-failed" else "submission-unusable"
-                    self._record(_result(
-                        check, results.FAILED, finding=FindingReport(code, STARTED, said)
-                    ))  # fmt: skip
+                    self._record(_result(check, results.FAILED, finding=self._unusable(error)))
                 elif isinstance(error, SubmissionError):
                     self._record(_not_run(check, needs))
                 else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from graders.harness import history as h
 from graders.harness.api import Answer, Api, Request
+from graders.harness.report.text import cut
 
 PAUSE = 0.05  # seconds between two questions whether it is well; only so as not to flood it
 
@@ -52,8 +53,7 @@ def told(api: Api, request: Request) -> dict[str, Any]:
 
 def as_json(value: Any) -> str:
     """A value as it stands in an answer, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return cut(json.dumps(value, ensure_ascii=False), 80)
 
 
 def wrong_answer(api: Api, request: Request, expected: str, seen: str) -> Exception:

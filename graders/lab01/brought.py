@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
+from graders.lab01.context import cleaned, is_pattern
 from graders.lab01.dockerfile import Instruction
 from graders.lab01.reading import Recipe
 
@@ -26,7 +27,7 @@ def trouble(recipe: Recipe, started: Sequence[str]) -> tuple[str, tuple[Instruct
     copied = list(_copied(recipe))
     module = _module(started)
     if module and f"{module}/" in recipe.context.paths:
-        took = [each for each, source, _ in copied if _cleaned(source) == module]
+        took = [each for each, source, _ in copied if cleaned(source) == module]
         if took and not any(_holds(module, source, target) for _, source, target in copied):
             return (
                 f"Line {took[0].line} copies what is in “{module}/”, and not the folder itself, so "
@@ -55,8 +56,8 @@ def _copied(recipe: Recipe) -> Iterator[tuple[Instruction, str, str]]:
 
 def _holds(module: str, source: str, target: str) -> bool:
     """Whether a module's folder may be there after this copy."""
-    source = _cleaned(source)
-    if any(char in source for char in "*?["):
+    source = cleaned(source)
+    if is_pattern(source):
         return module in source.split("/") or not source.split("/")[0].strip("*?[]")
     if not source:
         return True  # all of the folder
@@ -82,7 +83,3 @@ def _not_copied(
                 lines = tuple(dict.fromkeys(each for each, _, _ in copied))
                 return f"{path} imports {file}, which is not copied into the image.", lines
     return None
-
-
-def _cleaned(source: str) -> str:
-    return posixpath.normpath("/" + source).lstrip("/")

@@ -51,15 +51,15 @@ class Context:
 
     def below(self, source: str) -> list[str]:
         """The files that a source of COPY brings, of those that a build gets."""
-        return [path for path in self.files if _covers(_cleaned(source), path)]
+        return [path for path in self.files if _covers(cleaned(source), path)]
 
     def lacks(self, source: str) -> str:
         """Why a source of COPY is not in the build: "is not there", "is ignored"; else empty.
 
         A pattern may fit nothing.
         """
-        source = _cleaned(source)
-        if not source or any(char in source for char in "*?["):
+        source = cleaned(source)
+        if not source or is_pattern(source):
             return ""
         here = [path for path in self.paths if _covers(source, path.rstrip("/"))]
         if not here:
@@ -76,7 +76,12 @@ class Context:
         ]  # fmt: skip
 
 
-def _cleaned(source: str) -> str:
+def is_pattern(source: str) -> bool:
+    """Whether a source may stand for several paths, or for none."""
+    return any(char in source for char in "*?[")
+
+
+def cleaned(source: str) -> str:
     """A source as a path from the root of the context; the root itself is empty."""
     return posixpath.normpath("/" + source).lstrip("/")
 
@@ -85,7 +90,7 @@ def _covers(source: str, path: str) -> bool:
     """Whether a source is this path, a folder it is in, or a pattern for one of them."""
     if not source or path == source or path.startswith(source + "/"):
         return True
-    if not any(char in source for char in "*?["):
+    if not is_pattern(source):
         return False
     pattern = glob(source, deep=False)
     parts = path.split("/")

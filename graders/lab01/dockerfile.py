@@ -7,7 +7,6 @@ inside a continued instruction, and `${NAME:-default}`.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from functools import cached_property
 
 from dockerfile_parse import DockerfileParser
 from dockerfile_parse.util import WordSplitter
+
+from graders.harness.untrusted import from_json
 
 SHELL = ("/bin/sh", "-c")
 INSTRUCTIONS = frozenset({
@@ -54,10 +55,7 @@ class Instruction:
     @property
     def words_of_exec_form(self) -> list[str] | None:
         """The words of the exec form (a JSON list of texts); None if it is in the shell form."""
-        try:
-            words = json.loads(self.value)
-        except (ValueError, RecursionError):
-            return None
+        words = from_json(self.value)
         texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
         return words if texts else None
 

@@ -196,7 +196,7 @@ def _build(engine: Engine, file: Dockerfile, arguments: dict[str, str]) -> Image
         if any(_NO_NETWORK.search(line) for line in lines):
             raise ReadingOnly("what the build fetches could not be fetched here")
         if offline and any(_NOT_IN_FOLDER.search(line) for line in lines):
-            raise ReadingOnly(f"the folder of {WHEELS_SETTING} lacks a package")
+            raise ReadingOnly("the folder of wheels lacks a package")
         lab.tell(f"{told}.")
         raise lab.finding(
             "image-not-built", "`docker build` makes an image of the Dockerfile.",
@@ -243,10 +243,9 @@ def labelled(file: Dockerfile, label: str, stages: int | None = None) -> str:
 def _add_wheels(folder: Path, file: Dockerfile) -> str:
     """Put wheels into the context, if there are any; where the Dockerfile copies them to."""
     wheels = os.environ.get(WHEELS_SETTING, "").strip()
-    if not (wheels and Path(wheels).is_dir()):
-        wheels = ""
-        if not any((folder / "wheels").glob("*.whl")):  # a student's own, as the handout has it
-            return ""
+    given = wheels != "" and Path(wheels).is_dir()
+    if not given and not any((folder / "wheels").glob("*.whl")):  # a student's own
+        return ""
     place = next(
         (each.words[-1] for each in file.instructions
          if each.name == "COPY" and any(s.strip("./").startswith("wheel") for s in each.takes)),
@@ -254,7 +253,7 @@ def _add_wheels(folder: Path, file: Dockerfile) -> str:
     )  # fmt: skip
     if not place.startswith("/"):
         return ""
-    if wheels:
+    if given:
         shutil.copytree(wheels, folder / "wheels", dirs_exist_ok=True)
     for name in (".dockerignore", "Dockerfile.dockerignore"):
         if (folder / name).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ from graders.harness.api import Api, Request
 from graders.harness.check import Finding
 from graders.harness.jobs import QUEUE, JobsLab
 from graders.harness.results import Evidence
+from graders.harness.untrusted import from_json
 from graders.lab01.asking import as_json, told, wrong_answer
 from graders.lab01.times import read, trouble_with
 
@@ -127,7 +127,7 @@ def _expect_hash(lab: JobsLab, posted: dict[str, Any], answer: dict[str, Any]) -
             raise wrong(expected, f"It is “{_short(hash[name])}”.")
     ids = ids_of(answer["task_id"])
     expected = "In the hash of the task, subtasks is a JSON list of the four subtask ids."
-    if _json(hash.get("subtasks", "")) != ids:
+    if from_json(hash.get("subtasks", "")) != ids:
         raise wrong(expected, f"It is “{_short(hash['subtasks'])}”." if "subtasks" in hash
                     else "There is no such field.")  # fmt: skip
 
@@ -141,7 +141,7 @@ def expect_jobs(lab: JobsLab, wanted: list[dict[str, Any]]) -> None:
         raw = lab.queued()
     except redis.ResponseError:
         raise lab.finding("jobs-wrong", f"{QUEUE} is a list.", "It is something else.") from None
-    jobs = [_json(each) for each in raw]
+    jobs = [from_json(each) for each in raw]
     tasks = list(dict.fromkeys(each["task_id"] for each in wanted))
     places = {id: f"<task {number}>" if len(tasks) > 1 else "<task_id>"
               for number, id in enumerate(tasks, 1)}  # fmt: skip
@@ -187,10 +187,3 @@ def _seen(answer: dict[str, Any], name: str) -> str:
 
 def _short(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _json(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None

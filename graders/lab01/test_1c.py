@@ -255,11 +255,12 @@ def test_works_as_an_image(lab):
                         "Everything that is copied from the folder is in the build context.",
                         f"Line {each.line} takes “{source}”, which {why}{by}.", numbered(each),
                     )  # fmt: skip
-    words, _ = started(recipe.file)
+    words, told = started(recipe.file)
     if found := brought.trouble(recipe, words):
+        why, lines = found
         raise lab.finding(
-            "image-not-started", "What the image starts is in it, and all that it imports.",
-            found[0], numbered(*found[1]) if found[1] else numbered(*started(recipe.file)[1]),
+            "image-not-started", "What the image starts is in it, and all that it imports.", why,
+            numbered(*(lines or told)),
         )  # fmt: skip
     try:
         with image.built(lab, recipe.file) as made:

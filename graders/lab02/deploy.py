@@ -120,12 +120,10 @@ def _held_post(
     hold = api.wire.hold(is_insert, when="after", times=times)
     request = api.send("POST", "/tasks", {"title": title})
     lab.tell(f"Sent {words(api, request)}, and held PostgreSQL's answer to the INSERT.")
-    if hold.wait_reached(lab.budgets.work) is None:
-        api.answer_of(request)
-        raise lab.finding(
-            "act-failed", f"{words(api, request)} makes {api.name} INSERT a row into tasks.",
-            "No such statement came.", api.statement_evidence(), api.exchange_evidence(request),
-        )  # fmt: skip
+    api.expect_held(
+        hold, request, f"{words(api, request)} makes {api.name} INSERT a row into tasks.",
+        "No such statement came.",
+    )  # fmt: skip
     return request, hold
 
 

@@ -97,6 +97,7 @@ def change_while_another_changes(lab: Lab, api: Api) -> None:
     does it all, nothing can come in between, and that is right. So is refusing the request.
     """
     task, title = rows.add(lab), "the title that somebody else has given it"
+    other = lab.connect()
     hold = api.wire.hold(asks_for_tasks, when="before", times=None)
     request = api.send("PUT", rows.path_of(task), {"priority": 6})
     lab.tell(f"Sent {words(api, request)}, and held each statement of {api.name} in turn.")
@@ -104,8 +105,7 @@ def change_while_another_changes(lab: Lab, api: Api) -> None:
     while _next_held(lab, request, hold, number):
         number += 1
         if number > 1 and not renamed:
-            with lab.connect() as other:
-                renamed = other.execute(RENAME, (title, task.id)).rowcount == 1
+            renamed = other.execute(RENAME, (title, task.id)).rowcount == 1
             if renamed:
                 lab.tell(
                     f"Before statement {number} somebody else changed the title of {task}; its "

@@ -59,15 +59,15 @@ def create(api: Api, data: dict[str, Any]) -> str:
     request = send(api, "POST", "/tasks", data)
     expect_status(api, request, 201)
     id = expect_created(api, request, data)
-    for name in TIMES:
-        _expect_now(api, request, stored(api.lab)[id], name, since)
+    _expect_now(api, request, stored(api.lab)[id], since, *TIMES)
     return id
 
 
 def create_in_turn(api: Api, *tasks: dict[str, Any]) -> None:
     """POST these tasks, one after the other; each is younger than the one before."""
     ids = [create(api, data) for data in tasks]
-    born = [stored(api.lab)[id]["created_at"] for id in ids]
+    there = stored(api.lab)
+    born = [there[id]["created_at"] for id in ids]
     for before, after in itertools.pairwise(born):
         if after <= before:
             raise api.lab.finding(
@@ -83,16 +83,17 @@ def _now(lab: Lab) -> datetime:
     return lab.sql("SELECT clock_timestamp() AS now")[0]["now"]
 
 
-def _expect_now(api: Api, request: Request, row: Row, name: str, since: datetime) -> None:
-    """This time of a row is that of the request, which was sent after `since`."""
+def _expect_now(api: Api, request: Request, row: Row, since: datetime, *names: str) -> None:
+    """These times of a row are that of the request, which was sent after `since`."""
     apart = timedelta(seconds=CLOCKS)
     until = _now(api.lab)
-    if not since - apart <= row[name] <= until + apart:
-        raise api.lab.finding(
-            "row-wrong", f"{words(api, request)} sets {name} to the time of the request.",
-            f"It was sent at {_shown(since)}, and {name} is {_shown(row[name])}.",
-            evidence(row), api.statement_evidence(),
-        )  # fmt: skip
+    for name in names:
+        if not since - apart <= row[name] <= until + apart:
+            raise api.lab.finding(
+                "row-wrong", f"{words(api, request)} sets {name} to the time of the request.",
+                f"It was sent at {_shown(since)}, and {name} is {_shown(row[name])}.",
+                evidence(row), api.statement_evidence(),
+            )  # fmt: skip
 
 
 def expect_created(api: Api, request: Request, data: Mapping[str, Any], what: str = "") -> str:
@@ -130,7 +131,7 @@ def change(api: Api, task: Task, changes: Mapping[str, Any], untouched: Task) ->
             "row-wrong", f"{words(api, request)} sets updated_at to the time of the change.",
             "updated_at is what it was before.", evidence(row), api.statement_evidence(),
         )  # fmt: skip
-    _expect_now(api, request, row, "updated_at", since)
+    _expect_now(api, request, row, since, "updated_at")
     expect_task(api, request, data_of(api, request), row)
     _expect_untouched(api, request, untouched, before, after)
 
