@@ -92,7 +92,7 @@ def cut_off_while_storing(api: Api) -> None:
         raise lab.finding(
             "stored-twice",
             f"“{description}”, which was posted once, is stored once, with its {PARTS} jobs.",
-            f"It is stored {count} times, and {jobs} jobs of it are in the queue.",
+            f"Hashes of it: {count}. Jobs of it in the queue: {jobs}.",
             api.exchange_evidence(request), api.statement_evidence(),
         )  # fmt: skip
     if answer.status not in (201, 503):

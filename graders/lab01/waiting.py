@@ -250,7 +250,8 @@ def stop_while_away(lab: JobsLab) -> None:
         lab.budgets.work,
     )  # fmt: skip
     worker.wire.gate = None
-    lab.tell(f"{worker.name} had tried in vain; then Redis was given back to it.")
+    tries = len(lab.history.events(h.CONNECTED, who=worker.name, since=since))
+    lab.tell(f"Gave Redis back; by then {worker.name} had tried to connect {tries} times.")
     budget = lab.budgets.work + lab.budgets.shutdown
     lab.history.wait_until(
         lambda _: not worker.alive or len(lab.world.calls_of(job)) > 1, budget

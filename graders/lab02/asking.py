@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from graders.harness.api import Answer, Api, Request
@@ -68,20 +69,20 @@ def expect_failure(api: Api, request: Request) -> None:
         )  # fmt: skip
 
 
-def expect_nothing_told(api: Api, request: Request, *inside: str) -> None:
+def expect_nothing_told(api: Api, request: Request, inside: Mapping[str, str]) -> None:
     """The answer to what went wrong tells the client nothing of the inside. Raises a Finding.
 
-    `inside` are texts that stand in the error itself, or in its traceback.
+    `inside` says what it may not hold, and by which text that is known: "a traceback".
     """
     answer = api.answer_of(request)
     body = answer.body.decode("utf-8", "backslashreplace")
-    for text in inside:
+    for what, text in inside.items():
         if text in body:
             raise api.lab.finding(
                 "error-shown",
                 f"The answer to {words(api, request)} says that something went wrong, and the "
                 "error itself goes to the log.",
-                f"“{text}”, which is of the error, stands in the answer.",
+                f"The answer holds {what}.",
                 api.exchange_evidence(request),
             )
 

@@ -116,7 +116,10 @@ def expect_unavailable(api: Api, *requests: tuple[str, str, Any]) -> list[Reques
                 api.exchange_evidence(request), api.log_evidence(20),
             )  # fmt: skip
         expect_shape(api, request)
-        expect_nothing_told(api, request, api.lab.database.worker_password, "Traceback")
+        password = api.lab.database.worker_password
+        expect_nothing_told(
+            api, request, {"the database's password": password, "a traceback": "Traceback"}
+        )
     return sent
 
 

@@ -117,7 +117,7 @@ def change_while_another_changes(lab: Lab, api: Api) -> None:
     expected = f"{words(api, request)} changes the priority, and leaves the title as it is by then."
     if renamed and row["title"] != title:
         raise lab.finding(
-            "change-lost", expected, f"The title is again what it was before: “{row['title']}”.",
+            "change-lost", expected, f"The title is “{row['title']}”.",
             rows.evidence(row), api.statement_evidence(),
         )  # fmt: skip
     if succeeded(answer) and row["priority"] != 6:

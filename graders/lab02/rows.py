@@ -231,7 +231,8 @@ def _difference(told: Any, row: Row) -> str:
     for name in TIMES:
         moment = _moment(told[name])
         if moment is None:
-            return f"Its “{name}” is {_shown(told[name])}, which is no time as RFC 3339 has it."
+            shown = _shown(told[name])
+            return f"Its “{name}” is {shown}, no time with its offset, as RFC 3339 writes it."
         if abs((moment - row[name]).total_seconds()) >= NEAR:
             return f"Its “{name}” is {_shown(told[name])}, and the row's is {_shown(row[name])}."
     return ""
