@@ -104,10 +104,12 @@ class Api(Program):
     def send(
         self, method: str, path: str, data: Any = None, *, body: bytes | None = None,
         headers: Mapping[str, str] | None = None, told: bool = True, timeout: float | None = None,
+        boot: float = 0.0,
     ) -> Request:
         """Send a request and return at once. `data` is sent as JSON, `body` as it is.
 
-        `timeout` (seconds, by default the work budget) bounds each wait for the API.
+        `timeout` (seconds, by default the work budget) bounds each wait for the API. As long as
+        nobody listens, and the API lives, connecting is tried again for `boot` seconds.
         """
         if body is None and data is not None:
             body = json.dumps(data).encode()
@@ -116,7 +118,7 @@ class Api(Program):
             self.lab.history.add(h.REQUEST_SENT, CLIENT, request.shown, request=request,
                                  to=self.name)
         timeout = self.lab.budgets.work if timeout is None else timeout
-        self._senders.submit(self._exchange, request, dict(headers or {}), timeout, told)
+        self._senders.submit(self._exchange, request, dict(headers or {}), timeout, told, boot)
         return request
 
     def request(
@@ -149,10 +151,11 @@ class Api(Program):
         return request.answer
 
     def _exchange(
-        self, request: Request, headers: dict[str, str], timeout: float, told: bool
+        self, request: Request, headers: dict[str, str], timeout: float, told: bool, boot: float
     ) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
+            self._connect(connection, boot)
             if request.body is not None:
                 headers.setdefault("Content-Type", "application/json")
             chunked = headers.get("Transfer-Encoding") == "chunked"
@@ -173,6 +176,20 @@ class Api(Program):
             # it answered stands before it in the history, however slowly the loop gets to it.
             self.lab.session.loop.call_soon(self._came, request, told)
 
+    def _connect(self, connection: http.client.HTTPConnection, boot: float) -> None:
+        """Connect to it; for `boot` seconds that nobody listens yet is no reason to give up."""
+        history = self.lab.history
+        while True:
+            try:
+                return connection.connect()
+            except ConnectionRefusedError:
+                if boot <= 0 or not self.alive or history.closed or self.lab.session.stopping:
+                    raise
+            # Not a moment to hit: only so that a start is not slowed by our asking.
+            began = history.now()
+            history.wait(lambda e: e.kind == h.EXIT, LOOK_AGAIN, len(history))
+            boot -= min(max(history.now() - began, LOOK_AGAIN), 2.0)
+
     def _came(self, request: Request, told: bool) -> None:
         request._done.set_result(None)
         if told:
@@ -183,20 +200,25 @@ class Api(Program):
 
     # What is expected of it
 
+    def ask_health(self, budget: float) -> Request:
+        """GET /health of an API that may not listen yet; returns when it is over."""
+        bound = max(budget, 1.0)
+        request = self.send("GET", "/health", told=False, timeout=bound, boot=budget)
+        self.wait_answer(request, 2 * bound + 1)
+        return request
+
     def expect_ready(self) -> None:
         """GET /health is answered, whatever the answer, within the boot budget."""
         lab = self.lab
         left = lab.budgets.boot
         while True:
             began = lab.history.now()
-            request = self.send("GET", "/health", told=False, timeout=max(left, 1.0))
-            if self.wait_answer(request, max(left, 1.0)) is not None:
+            if (request := self.ask_health(left)).answer is not None:
                 return
             expected = f"{self.name} starts, and answers GET /health on the port that PORT names."
             self.fail_if_ended(expected)
-            # Not a moment to hit: only so that a start is not slowed by our asking.
             lab.history.wait(lambda e: e.kind == h.EXIT, LOOK_AGAIN, len(lab.history))
-            left -= min(max(lab.history.now() - began, LOOK_AGAIN), 2.0)
+            left -= max(lab.history.now() - began, LOOK_AGAIN)
             if left <= 0 or lab.session.stopping:
                 break
         raise lab.finding(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -109,11 +109,18 @@ class Lab(Room):
         self, database: Database, query: str, params: Any = None
     ) -> list[dict[str, Any]]:
         """Ask a database as the server's administrator; rows as dictionaries."""
+        return self.catalogues(database, {"": query}, params)[""]
+
+    def catalogues(
+        self, database: Database, queries: Mapping[str, str], params: Any = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """The same for several queries, over one connection; the rows by the queries' names."""
         with psycopg.connect(
             database.admin_url, autocommit=True, row_factory=dict_row
         ) as connection:
-            cursor = connection.execute(query, params)
-            return cursor.fetchall() if cursor.description else []
+            cursors = {name: connection.execute(query, params) for name, query in queries.items()}
+            return {name: cursor.fetchall() if cursor.description else []
+                    for name, cursor in cursors.items()}
 
     # Tasks
 

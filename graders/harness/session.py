@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
 import math
 import os
@@ -139,6 +140,8 @@ class GradingSession:
                        options.at_once or settings.at_most(most))
         self._places = Places(lambda: options.at_once or settings.per_core(least), checks)
         self._pool = ThreadPoolExecutor(checks.ceiling, thread_name_prefix="check")
+        self._waiting: list[tuple[int, int, Check]] = []  # for a place: a heap
+        self._arrivals = itertools.count()
         # Explorations mostly wait for trials, which run in threads of their own.
         self._explorers = ThreadPoolExecutor(8, thread_name_prefix="exploration")
         self._scheduled: set[str] = set()
@@ -357,11 +360,13 @@ class GradingSession:
                         self._record(_not_run(check, broken))
                     else:
                         todo.append(check)
-        for check in sorted(todo, key=lambda check: -check.workers):
+        for check in todo:
             if check.explores:
                 self._explorers.submit(self._run, check)
             else:
-                self._pool.submit(self._run_placed, check)
+                with self._lock:
+                    heapq.heappush(self._waiting, (-check.workers, next(self._arrivals), check))
+                self._pool.submit(self._run_next)
         self._on_progress(self)
 
     def _record(self, result: CheckResult) -> None:
@@ -370,8 +375,11 @@ class GradingSession:
         self.running.pop(result.name, None)
         self._done.notify_all()
 
-    def _run_placed(self, check: Check) -> None:
+    def _run_next(self) -> None:
+        """Wait for a place; then run the check that takes longest of those that are waiting."""
         with self._places.place():
+            with self._lock:
+                check = heapq.heappop(self._waiting)[-1]
             self._run(check)
 
     def _run(self, check: Check) -> None:

@@ -108,7 +108,7 @@ def test_splits_a_task_in_four(lab):
     expect_jobs(lab, jobs)
 
 
-@check("1a", points=3, needs=[ROOT])
+@check("1a", points=3, needs=[ROOT], workers=2)
 def test_tells_how_far_a_task_is(lab):
     """GET /tasks/<id> says how many of the four results are there, and when the task is completed.
 
@@ -282,7 +282,7 @@ def _expect_refused(lab, api, case, request):
         )  # fmt: skip
 
 
-@check("1a", points=3, needs=[ROOT])
+@check("1a", points=3, needs=[ROOT], workers=3)
 def test_survives_without_redis(lab):
     """While Redis is away each route answers 503 in time, and all is well once it is back.
 

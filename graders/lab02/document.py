@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from jsonschema import Draft202012Validator, FormatChecker
-from jsonschema.exceptions import SchemaError, UnknownType, best_match
-from referencing import Registry, Resource
-from referencing.exceptions import Unresolvable
-from referencing.jsonschema import DRAFT202012
+# Jupyter brings this package, and jsonschema has it compile a grammar for a second or more as soon
+# as it is loaded, while everything else in the grader stands still. Only “uuid” is checked here.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+from jsonschema import Draft202012Validator, FormatChecker  # noqa: E402
+from jsonschema.exceptions import SchemaError, UnknownType, best_match  # noqa: E402
+from referencing import Registry, Resource  # noqa: E402
+from referencing.exceptions import Unresolvable  # noqa: E402
+from referencing.jsonschema import DRAFT202012  # noqa: E402
 
 METHODS = ("get", "put", "post", "delete", "patch")
 NAME = "urn:openapi"  # of the document, where its references are resolved

@@ -43,8 +43,8 @@ def start_without_database(lab: Lab) -> Api:
     left = lab.budgets.boot
     while True:
         began = lab.history.now()
-        request = api.send("GET", "/health", told=False, timeout=max(left, 1.0))
-        answer = api.wait_answer(request, max(left, 1.0))
+        request = api.ask_health(left)
+        answer = request.answer
         if answer is not None:
             break
         api.fail_if_ended(expected)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from graders.harness.database import Database
+from graders.harness.explore.record import Once
 from graders.harness.lab import Lab
 
 # pg_get_expr and pg_get_constraintdef give PostgreSQL's own words, however it was written.
@@ -48,6 +49,8 @@ RELATIONS = """
     ORDER BY c.relname
 """
 
+QUERIES = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES,
+           "relations": RELATIONS}
 NOW = ("now()", "CURRENT_TIMESTAMP", "transaction_timestamp()")
 _CAST = re.compile(r"::[a-z ]+")
 
@@ -56,13 +59,7 @@ Described = dict[str, list[dict[str, Any]]]
 
 def describe(lab: Lab, database: Database) -> Described:
     """All that the catalogue says of the tasks table of a database, and the names of relations."""
-    return {
-        name: lab.catalogue(database, query)
-        for name, query in (
-            ("columns", COLUMNS), ("constraints", CONSTRAINTS), ("indexes", INDEXES),
-            ("relations", RELATIONS),
-        )
-    }  # fmt: skip
+    return lab.catalogues(database, QUERIES)
 
 
 def has_tasks(lab: Lab, database: Database) -> bool:
@@ -72,7 +69,10 @@ def has_tasks(lab: Lab, database: Database) -> bool:
 
 def difference(lab: Lab, database: Database) -> str:
     """In what the schema is not that of labs/lab02/schema.sql: the half of a sentence, or ""."""
-    return compare(describe(lab, database), describe(lab, lab.database))
+    with lab.session.memo_lock:  # the lab's own schema is the same in each of its databases
+        once = lab.session.memo.setdefault("schema", Once())
+    due = once.get("due", lambda: describe(lab, lab.database))
+    return compare(describe(lab, database), due)
 
 
 def compare(found: Described, due: Described) -> str:

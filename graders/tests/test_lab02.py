@@ -36,11 +36,11 @@ def empty(server: Server) -> Iterator[DatabaseFactory]:
 def described(database: Database) -> schema.Described:
     """As schema.describe, without a check around it."""
 
-    def catalogue(database: Database, query: str) -> list[dict[str, Any]]:
+    def catalogues(database: Database, queries: dict[str, str]) -> schema.Described:
         with psycopg.connect(database.admin_url, row_factory=dict_row) as connection:
-            return connection.execute(query).fetchall()
+            return {name: connection.execute(query).fetchall() for name, query in queries.items()}
 
-    return schema.describe(SimpleNamespace(catalogue=catalogue), database)
+    return schema.describe(SimpleNamespace(catalogues=catalogues), database)
 
 
 def made(empty: DatabaseFactory, sql: str) -> schema.Described:
