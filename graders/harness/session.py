@@ -360,13 +360,15 @@ class GradingSession:
                         self._record(_not_run(check, broken))
                     else:
                         todo.append(check)
+        placed = [check for check in todo if not check.explores]
+        with self._lock:
+            for check in placed:
+                heapq.heappush(self._waiting, (-check.workers, next(self._arrivals), check))
         for check in todo:
             if check.explores:
                 self._explorers.submit(self._run, check)
-            else:
-                with self._lock:
-                    heapq.heappush(self._waiting, (-check.workers, next(self._arrivals), check))
-                self._pool.submit(self._run_next)
+        for _ in placed:
+            self._pool.submit(self._run_next)
         self._on_progress(self)
 
     def _record(self, result: CheckResult) -> None:

@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from graders.harness import overload, results, settings
-from graders.harness.check import CouldNotGrade, Finding, check
+from graders.harness.check import Check, CouldNotGrade, Finding, check
 from graders.harness.history import History
 from graders.harness.overload import MUCH, is_own_load
+from graders.harness.places import Bound, Places
 from graders.harness.process import Caps, Process
 from graders.harness.servers.base import poll
 from graders.harness.session import GradingSession, Options
@@ -337,6 +338,30 @@ def test_an_unknown_check_lists_the_checks():
     assert done.returncode == 2
     assert "  completes_a_pending_task\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_of_those_that_wait_for_a_place_the_one_that_takes_longest_is_begun_first() -> None:
+    begun = []
+
+    class Opened:
+        history, steps, coverage = History(), [], None
+        events_to_show, close = staticmethod(list), staticmethod(list)
+
+    def made(name: str, workers: int, *needs: str) -> Check:
+        return replace(FAKES["passes"], name=name, workers=workers, needs=needs,
+                       run=lambda _: begun.append(name))
+
+    checks = {c.name: c for c in (made("root", 1), made("short", 1, "root"),
+                                  made("long", 3, "root"), made("next", 2, "root"),
+                                  made("short too", 1, "root"))}
+    one_at_a_time = replace(Options.read(LAB="03", SRC=str(REFERENCE)), at_once=1)
+    session = GradingSession("lab03", checks, one_at_a_time)
+    session.room = lambda _: Opened()
+    session._places = Places(1, Bound(1))
+    session._schedule()
+    for name in checks:
+        session.result_of(name)
+    assert begun == ["root", "long", "next", "short", "short too"]
 
 
 def test_one_check_and_what_it_needs():
