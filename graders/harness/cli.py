@@ -6,6 +6,12 @@ says why in one sentence; nobody sees a traceback for a wrong setting or an inte
 
 from __future__ import annotations
 
+import signal
+
+# Until a command runs there is nothing to end: Ctrl-C ends this program as it ends any other.
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import importlib
 import os
@@ -57,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     module, function = COMMANDS[given[0]]
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         status = getattr(importlib.import_module(module), function)(os.environ)
         sys.stdout.flush()
     except SettingError as error:

@@ -120,6 +120,11 @@ def main(env: Mapping[str, str] | None = None) -> int:
     result = grade_once(lab, chosen, progress)
     if isinstance(result, int):
         return result
+    if any(check.reason.startswith(results.NO_SUCH_STEP) for check in result.checks):
+        name = chosen.checks[0]
+        print(f"{results.NO_SUCH_STEP}{chosen.step} in {name}. All moments: "
+              f"make explore LAB={lab.number} CHECK={name}", file=sys.stderr)
+        return settings.EXIT_USAGE
     width = 100
     if sys.stdout.isatty():
         width = min(width, shutil.get_terminal_size((width, 24)).columns)

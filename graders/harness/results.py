@@ -17,6 +17,8 @@ VERDICTS = (PASSED, FAILED, NOT_CHECKED, COULD_NOT_GRADE)
 HELD = "held"  # what an exploration says of a moment at which all was well
 NOT_EXPLORED = "not explored"
 
+NO_SUCH_STEP = "There is no STEP="  # how the reason begins where STEP= names no moment
+
 EXIT_FULL_MARKS = 0
 EXIT_MARKS_LOST = 1
 EXIT_COULD_NOT_GRADE = 2

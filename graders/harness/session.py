@@ -569,6 +569,7 @@ class GradingSession:
                 "processes_started": self.starts.total(),
                 "time_factor": round(self.budgets.factor, 2),
                 **({"cut_short": self._cut_short} if self._cut_short else {}),
+                **({"api": self.options.api} if self.options.api else {}),
             },
         )
         if self.report_path is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,23 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
     )
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback() -> None:
+    interrupted = '''
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "graders.harness.settings":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("graders.harness.cli", run_name="__main__")
+'''
+    done = subprocess.run(
+        [sys.executable, "-c", interrupted], cwd=settings.ROOT, capture_output=True, text=True,
+        timeout=60, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_reset_of_an_untouched_starter_does_nothing(

@@ -373,6 +373,16 @@ def test_one_check_and_what_it_needs():
     ]  # fmt: skip
 
 
+def test_a_moment_that_there_is_not_is_no_fault_of_the_kit() -> None:
+    done = grade(SRC=str(REFERENCE), CHECK="stops_cleanly_at_every_step", STEP="99")
+    assert done.returncode == settings.EXIT_USAGE
+    assert done.stderr == (
+        "There is no STEP=99 in stops_cleanly_at_every_step. All moments: make explore LAB=03 "
+        "CHECK=stops_cleanly_at_every_step\n"
+    )
+    assert "fault of the kit" not in done.stdout
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_grader_that_is_stopped_leaves_nothing_behind(tmp_path, signum):
     before = set(Path("/tmp").glob("wl-*"))

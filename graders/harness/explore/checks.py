@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from graders.harness import results
 from graders.harness.check import CouldNotGrade, Finding
 from graders.harness.explore import crash, disconnect, interleave, shutdown
 from graders.harness.explore.points import Explored, coverage, judge
@@ -54,7 +55,7 @@ def report(
     """
     step = lab.session.options.step
     if step and not explored.points:
-        raise CouldNotGrade(f"There is no STEP={step} in this check. Without STEP it lists them.")
+        raise CouldNotGrade(f"{results.NO_SUCH_STEP}{step} in this check.")
     lab.coverage = coverage(explored)
     found = judge(judged or explored, expected)
     if found is None:

@@ -164,8 +164,7 @@ def _failure(
     yield [("dim", "─" * width)]
     yield from _details(check, result.lab, width, verbose, result.folder)
     if (broken := _first_broken(check)) and not (result.partial and check.coverage.count == 1):
-        command = f"{_make('grade', result.lab, check, result.submission)} STEP={broken.step}"
-        yield [("", "Replay    "), ("bold", command)]
+        yield [("", "Replay    "), ("bold", f"{_again(result, check)} STEP={broken.step}")]
 
 
 def _first_broken(check: CheckResult) -> MomentResult | None:
@@ -342,9 +341,8 @@ def _next(result: LabResult, width: int) -> Iterator[Line]:
                 f"The {waiting} checks that were not run wait")
             text += f" {wait} for it."
         yield from _hanging("Next      ", text, width, label="bold")
-        again = _make("grade", result.lab, first, result.submission)
         commands = ((_make("hint", result.lab, first), "a hint"),
-                    (again, "this check and what it needs"))
+                    (_again(result, first), "this check and what it needs"))
         longest = max(width_of(command) for command, _ in commands)
         for command, what in commands:
             if 14 + longest + 3 + width_of(what) <= width:
@@ -365,13 +363,24 @@ def _next(result: LabResult, width: int) -> Iterator[Line]:
                             label="bold")
 
 
-def _make(target: str, lab: str, check: CheckResult, submission: str = "") -> str:
-    command = f"make {target} LAB={lab.removeprefix('lab')} CHECK={check.name}"
-    usual = ("", f"starter/{lab}", f"./starter/{lab}")
-    if submission.rstrip("/") not in usual:
-        # make takes $$ for a dollar sign
-        command += f" SRC={shlex.quote(submission)}".replace("$", "$$")
-    return clean(command)
+def _again(result: LabResult, check: CheckResult) -> str:
+    """The command that grades the same folder by this check, beside the same API."""
+    lab = result.lab
+    command = _make("grade", lab, check)
+    if result.submission.rstrip("/") not in ("", f"starter/{lab}", f"./starter/{lab}"):
+        command += _variable("SRC", result.submission)
+    if api := result.extra.get("api"):
+        command += _variable("API", api)
+    return command
+
+
+def _make(target: str, lab: str, check: CheckResult) -> str:
+    return f"make {target} LAB={lab.removeprefix('lab')} CHECK={check.name}"
+
+
+def _variable(name: str, value: str) -> str:
+    # make takes $$ for a dollar sign
+    return clean(f" {name}={shlex.quote(value)}".replace("$", "$$"))
 
 
 # --- small things ---------------------------------------------------------------------------------
