@@ -38,7 +38,9 @@ class Folder:
         `later` is how many numbers it leaves out.
         """
         folder = self.path / "migrations"
-        folder.mkdir(exist_ok=True)
+        if not folder.is_dir():  # their program has its migrations elsewhere, and this is a file
+            folder.unlink(missing_ok=True)
+            folder.mkdir()
         number = str(int(self.next) + later).zfill(len(self.next))
         file = folder / f"{number}_{name}.up.sql"
         file.write_text(up, encoding="utf-8")

@@ -18,6 +18,7 @@ from graders.harness.servers import Server
 from graders.lab02 import schema
 from graders.lab02.document import Document, DocumentError
 from graders.lab02.drawing import Drawer
+from graders.lab02.folders import Folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = (ROOT / "labs/lab03/schema.sql").read_text(encoding="utf-8")
@@ -273,3 +274,19 @@ def test_a_schema_that_holds_itself_is_drawn_to_an_end() -> None:
     told = Document(document(components={**document()["components"], "schemas": {"Task": tree}}))
     whole = Drawer(told).good({"$ref": "#/components/schemas/Task"})
     assert isinstance(whole["child"], dict)
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file", "a link to nothing", "a folder"])
+def test_a_migration_is_added_whatever_stands_in_its_place(tmp_path: Path, there: str) -> None:
+    place = tmp_path / "migrations"
+    if there == "a file":
+        place.write_text("they are elsewhere")
+    elif there == "a link to nothing":
+        place.symlink_to(tmp_path / "no such folder")
+    elif there == "a folder":
+        place.mkdir()
+        (place / "001_first.up.sql").write_text("SELECT 1;")
+    folder = Folder(tmp_path, "002")
+    assert folder.write("probe", "SELECT 2;", "SELECT 3;", later=1) == "003_probe.up.sql"
+    assert (place / "003_probe.down.sql").read_text() == "SELECT 3;"
+    assert folder.count == 1 + (there == "a folder")
