@@ -122,8 +122,8 @@ def main(env: Mapping[str, str] | None = None) -> int:
         return result
     if any(check.reason.startswith(results.NO_SUCH_STEP) for check in result.checks):
         name = chosen.checks[0]
-        print(f"{results.NO_SUCH_STEP}{chosen.step} in {name}. All moments: "
-              f"make explore LAB={lab.number} CHECK={name}", file=sys.stderr)
+        print(f"{results.NO_SUCH_STEP}{chosen.step} in {name}. To see all moments, put explore for "
+              "grade, and leave STEP out.", file=sys.stderr)
         return settings.EXIT_USAGE
     width = 100
     if sys.stdout.isatty():

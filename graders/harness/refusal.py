@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from graders.harness.program import Program, how_it_ended
 
+A_MOMENT = 10  # the part of the boot budget for one that has begun
 PASSWORD = "correct-horse-battery"  # of a URL that a program is given and must not show
 
 
@@ -20,6 +21,8 @@ def expect_refused(
     """
     lab = program.lab
     lab.history.wait_until(lambda _: program.process.exit or begun(), lab.budgets.boot)
+    # Some begin before they have looked at all of their configuration, and end a moment later.
+    lab.history.wait_until(lambda _: program.process.exit, lab.budgets.boot / A_MOMENT)
     ended = program.process.exit
     expected = f"{program.name}, for which {what}, refuses to start:"
     program.read_log()

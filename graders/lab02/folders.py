@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ class Folder:
     def copied(cls, lab: Lab) -> Folder:
         """A copy for this check alone. Its next number is one above the student's last."""
         path = lab.session.private_copy(lab.check_name)
+        place = path / "migrations"
+        if os.path.lexists(place) and not place.is_dir():
+            raise lab.finding(
+                "not-applied", "“migrations” is the folder of the migrations; one is added there.",
+                "It is no folder.",
+            )  # fmt: skip
         found = [_FILE.fullmatch(file.name) for file in (path / "migrations").glob("*.up.sql")]
         numbers = [each[1] for each in found if each]
         last = max(numbers, key=int, default="000")
@@ -38,9 +45,7 @@ class Folder:
         `later` is how many numbers it leaves out.
         """
         folder = self.path / "migrations"
-        if not folder.is_dir():  # their program has its migrations elsewhere, and this is a file
-            folder.unlink(missing_ok=True)
-            folder.mkdir()
+        folder.mkdir(exist_ok=True)
         number = str(int(self.next) + later).zfill(len(self.next))
         file = folder / f"{number}_{name}.up.sql"
         file.write_text(up, encoding="utf-8")

@@ -42,14 +42,13 @@ def start_without_database(lab: Lab) -> Api:
     expected = f"{api.name}, whose database is away, starts and answers GET /health with 503."
     left = lab.budgets.boot
     while True:
-        began = lab.history.now()
-        request = api.ask_health(left)
+        request, left = api.ask_health(left)
         answer = request.answer
         if answer is not None:
             break
         api.fail_if_ended(expected)
         lab.history.wait(lambda e: e.kind == h.EXIT, PAUSE, len(lab.history))
-        left -= max(lab.history.now() - began, PAUSE)
+        left -= PAUSE
         if left <= 0 or lab.session.stopping:
             raise lab.finding(
                 "api-never-ready", expected,

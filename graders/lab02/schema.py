@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from graders.harness.database import Database
-from graders.harness.explore.record import Once
 from graders.harness.lab import Lab
 
 # pg_get_expr and pg_get_constraintdef give PostgreSQL's own words, however it was written.
@@ -69,10 +68,10 @@ def has_tasks(lab: Lab, database: Database) -> bool:
 
 def difference(lab: Lab, database: Database) -> str:
     """In what the schema is not that of labs/lab02/schema.sql: the half of a sentence, or ""."""
-    with lab.session.memo_lock:  # the lab's own schema is the same in each of its databases
-        once = lab.session.memo.setdefault("schema", Once())
-    due = once.get("due", lambda: describe(lab, lab.database))
-    return compare(describe(lab, database), due)
+    memo = lab.session.memo  # the lab's own schema is the same in each of its databases
+    if "schema" not in memo:
+        memo["schema"] = describe(lab, lab.database)
+    return compare(describe(lab, database), memo["schema"])
 
 
 def compare(found: Described, due: Described) -> str:

@@ -56,7 +56,7 @@ def test_an_api_is_asked_once_as_soon_as_it_listens(api: Api) -> None:
                 threading.Thread(target=server.handle_request).start()
 
         api.on_look = listen_at_last
-        request = api.ask_health(1000.0)
+        request, _ = api.ask_health(1000.0)
         assert (request.answer.status, api.looks) == (200, 3)
 
 
@@ -65,7 +65,7 @@ def test_an_api_that_ends_while_it_starts_is_waited_for_no_longer(api: Api) -> N
         api.process.exit = "ended"
 
     api.on_look = ends
-    request = api.ask_health(1000.0)
+    request, _ = api.ask_health(1000.0)
     assert (request.over, request.answer, request.problem) == (
         True, None, "the connection was refused",
     )  # fmt: skip
@@ -79,6 +79,6 @@ def test_a_request_that_is_no_start_is_refused_at_once(api: Api) -> None:
 
 
 def test_the_time_to_start_runs_out(api: Api) -> None:
-    request = api.ask_health(0.1)  # a look counts as 20 ms at least, and may take longer
+    request, _ = api.ask_health(0.1)  # a look counts as 20 ms at least, and may take longer
     assert request.problem == "the connection was refused"
     assert 1 <= api.looks <= 6

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from graders.harness.check import Finding
 from graders.harness.database import Database, DatabaseFactory
 from graders.harness.servers import Server
 from graders.lab02 import schema
@@ -276,17 +277,31 @@ def test_a_schema_that_holds_itself_is_drawn_to_an_end() -> None:
     assert isinstance(whole["child"], dict)
 
 
-@pytest.mark.parametrize("there", ["nothing", "a file", "a link to nothing", "a folder"])
-def test_a_migration_is_added_whatever_stands_in_its_place(tmp_path: Path, there: str) -> None:
+@pytest.mark.parametrize("there", ["a file", "a link to nothing"])
+def test_migrations_that_are_no_folder_are_a_finding(tmp_path: Path, there: str) -> None:
     place = tmp_path / "migrations"
     if there == "a file":
         place.write_text("they are elsewhere")
-    elif there == "a link to nothing":
+    else:
         place.symlink_to(tmp_path / "no such folder")
-    elif there == "a folder":
-        place.mkdir()
-        (place / "001_first.up.sql").write_text("SELECT 1;")
-    folder = Folder(tmp_path, "002")
-    assert folder.write("probe", "SELECT 2;", "SELECT 3;", later=1) == "003_probe.up.sql"
-    assert (place / "003_probe.down.sql").read_text() == "SELECT 3;"
-    assert folder.count == 1 + (there == "a folder")
+    lab = SimpleNamespace(
+        check_name="migrates", session=SimpleNamespace(private_copy=lambda _: tmp_path),
+        finding=Finding,
+    )
+    with pytest.raises(Finding) as found:
+        Folder.copied(lab)
+    assert (found.value.code, found.value.seen) == ("not-applied", "It is no folder.")
+
+
+def test_a_migration_is_added_after_the_last_one(tmp_path: Path) -> None:
+    lab = SimpleNamespace(
+        check_name="migrates", session=SimpleNamespace(private_copy=lambda _: tmp_path)
+    )
+    assert Folder.copied(lab).next == "001"
+    place = tmp_path / "migrations"
+    place.mkdir()
+    (place / "0009_first.up.sql").write_text("SELECT 1;")
+    folder = Folder.copied(lab)
+    assert folder.write("probe", "SELECT 2;", "SELECT 3;", later=1) == "0011_probe.up.sql"
+    assert (place / "0011_probe.down.sql").read_text() == "SELECT 3;"
+    assert folder.count == 2

@@ -377,8 +377,8 @@ def test_a_moment_that_there_is_not_is_no_fault_of_the_kit() -> None:
     done = grade(SRC=str(REFERENCE), CHECK="stops_cleanly_at_every_step", STEP="99")
     assert done.returncode == settings.EXIT_USAGE
     assert done.stderr == (
-        "There is no STEP=99 in stops_cleanly_at_every_step. All moments: make explore LAB=03 "
-        "CHECK=stops_cleanly_at_every_step\n"
+        "There is no STEP=99 in stops_cleanly_at_every_step. To see all moments, put explore for "
+        "grade, and leave STEP out.\n"
     )
     assert "fault of the kit" not in done.stdout
 
