@@ -131,42 +131,76 @@ FLOW = [
 
 
 def test_a_diagram_is_read_with_its_aliases():
-    drawn = dataflow.diagram(DIAGRAM)
+    drawn = dataflow.best_reading(DIAGRAM, FLOW)
     assert drawn == [("client", "PostgreSQL"), *FLOW]
     assert dataflow.first_missing(FLOW, drawn) is None
 
 
 def test_the_first_message_that_is_missing_is_named():
-    drawn = dataflow.diagram(DIAGRAM.replace("    O-->>W: 200\n", ""))
+    drawn = dataflow.best_reading(DIAGRAM.replace("    O-->>W: 200\n", ""), FLOW)
     assert dataflow.first_missing(FLOW, drawn) == 3
 
 
-def test_the_first_sequence_diagram_counts_whatever_comes_before():
+def test_of_several_diagrams_the_best_counts():
     other = "```mermaid\nstateDiagram-v2\n  a --> b\n```\n"
-    assert dataflow.diagram(other + DIAGRAM) == dataflow.diagram(DIAGRAM)
+    part = DIAGRAM.replace("    W->>O: POST /work\n", "")
+    whole = dataflow.best_reading(DIAGRAM, FLOW)
+    for text in (other + DIAGRAM, part + DIAGRAM, DIAGRAM + part):
+        assert dataflow.best_reading(text, FLOW) == whole
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~", "````", "  ```"])
+def test_a_diagram_stands_in_any_fence(fence):
+    text = DIAGRAM.replace("```", fence).replace("mermaid", "mermaid title=flow")
+    assert dataflow.best_reading(text, FLOW) == dataflow.best_reading(DIAGRAM, FLOW)
 
 
 @pytest.mark.parametrize(
-    ("name", "party"),
+    ("name", "known"),
     [
-        ("Worker", "worker"),
-        ("tasks table for workers", "PostgreSQL"),
-        ("PostgreSQL (worker_db)", "PostgreSQL"),
-        ("the queue", "PostgreSQL"),
-        ("External service called by the worker", "world"),
-        ("HTTP endpoint", "world"),
-        ("Welt", "world"),
-        ("curl", "client"),
-        ("Moon", None),
+        ("Worker", ["worker"]),
+        ("tasks table for workers", ["PostgreSQL", "worker"]),
+        ("PostgreSQL (worker_db)", ["PostgreSQL", "worker"]),
+        ("psql", ["PostgreSQL"]),
+        ("the queue", ["PostgreSQL"]),
+        ("FastAPI", ["api"]),
+        ("API server", ["api", "PostgreSQL"]),
+        ("External API", ["api", "world"]),
+        ("Worker service", ["world", "worker"]),
+        ("HTTP endpoint", ["world"]),
+        ("Welt", ["world"]),
+        ("curl", ["client"]),
+        ("Moon", []),
     ],
 )
-def test_participants_are_freely_worded(name, party):
-    assert dataflow._party(name) == party
+def test_participants_are_freely_worded(name, known):
+    assert dataflow.parties(name) == known
+
+
+@pytest.mark.parametrize(
+    ("worker", "world", "missing"),
+    [
+        ("Worker service", "External API", None),
+        ("Worker (client of PostgreSQL)", "Mail service", None),
+        ("External service called by the worker", "Worker", 2),  # the wrong way round
+        ("Moon", "World", 0),
+    ],
+)
+def test_a_name_that_may_be_several_is_the_one_that_was_seen(worker, world, missing):
+    text = DIAGRAM.replace("The worker", worker).replace("Outside world", world)
+    drawn = dataflow.best_reading(text, FLOW)
+    assert dataflow.first_missing(FLOW, drawn) == missing
+
+
+def test_names_that_may_all_be_anything_are_read_to_an_end():
+    many = "\n".join(f"API server {n}->>database service {n}: x" for n in range(40))
+    text = f"```mermaid\nsequenceDiagram\n{many}\n```"
+    assert len(dataflow.best_reading(text, FLOW)) == 40
 
 
 @pytest.mark.parametrize("text", ["", "no diagram", "```mermaid\nflowchart LR\n a-->b\n```"])
 def test_no_sequence_diagram(text):
-    assert dataflow.diagram(text) == []
+    assert dataflow.best_reading(text, FLOW) == []
 
 
 # Answers
