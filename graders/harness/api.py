@@ -207,12 +207,16 @@ class Api(Program):
 
     # What is expected of it
 
+    def send_health(self, budget: float) -> Request:
+        """Send GET /health to an API that may not listen yet, and return at once."""
+        return self.send("GET", "/health", told=False, timeout=max(budget, 1.0), boot=budget)
+
     def ask_health(self, budget: float) -> tuple[Request, float]:
         """GET /health of an API that may not listen yet; the request, and what is left.
 
         Returns when it is over, or the budget (seconds) is. An answer is waited for another second.
         """
-        request = self.send("GET", "/health", told=False, timeout=max(budget, 1.0), boot=budget)
+        request = self.send_health(budget)
         history, left = self.lab.history, budget
         while not request.over and left > -2.0 and not history.closed:
             # In short turns: a program that starts is at work, and whoever waits for long gives its
@@ -226,13 +230,22 @@ class Api(Program):
 
     def expect_ready(self) -> None:
         """GET /health is answered, whatever the answer, within the boot budget."""
+        self.first_answer(
+            f"{self.name} starts, and answers GET /health on the port that PORT names.",
+            self.log_evidence,
+        )
+
+    def first_answer(self, expected: str, *evidence: Callable[[], Evidence]) -> Answer:
+        """What GET /health is answered with first, within the boot budget.
+
+        Raises a Finding, with this evidence, where it is not answered as `expected` says.
+        """
         lab = self.lab
         left = lab.budgets.boot
         while True:
             request, left = self.ask_health(left)
             if request.answer is not None:
-                return
-            expected = f"{self.name} starts, and answers GET /health on the port that PORT names."
+                return request.answer
             self.fail_if_ended(expected)
             lab.history.wait(lambda e: e.kind == h.EXIT, LOOK_AGAIN, len(lab.history))
             left -= LOOK_AGAIN
@@ -240,7 +253,8 @@ class Api(Program):
                 break
         raise lab.finding(
             "api-never-ready", expected,
-            f"In {lab.budgets.boot:.0f} s it did not: {request.problem}.", self.log_evidence(),
+            f"In {lab.budgets.boot:.0f} s it did not: {request.problem}.",
+            *(each() for each in evidence),
         )  # fmt: skip
 
     def expect_no_server_error(self, request: Request, expected: str) -> None:

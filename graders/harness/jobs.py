@@ -211,7 +211,7 @@ class JobsLab(Room):
         return "pending" if self._is_in(job, QUEUE) else None
 
     def _is_in(self, job: Job, key: str) -> bool:
-        return any(_subtask_id(raw) == job.id for raw in self.queued(key))
+        return any(subtask_id(raw) == job.id for raw in self.queued(key))
 
     def final_status(self, work: Job) -> str | None:
         result = self.result(work)
@@ -343,6 +343,7 @@ class JobsWorker(QueueWorker):
             )
 
 
-def _subtask_id(raw: bytes) -> Any:
+def subtask_id(raw: bytes) -> Any:
+    """Whose an entry of the queue is; None where it does not say."""
     told = from_json(raw)
     return told.get("subtask_id") if isinstance(told, dict) else None

@@ -342,7 +342,8 @@ class GradingSession:
 
     def _schedule(self) -> None:
         """Start every check whose needs have all passed; end those whose needs have not."""
-        todo: list[Check] = []
+        exploring: list[Check] = []
+        placed = 0
         with self._lock:
             changed = True
             while changed:  # what ends here can end others
@@ -358,16 +359,14 @@ class GradingSession:
                     broken = [need for need in needs if need.verdict != results.PASSED]
                     if broken:
                         self._record(_not_run(check, broken))
+                    elif check.explores:
+                        exploring.append(check)
                     else:
-                        todo.append(check)
-        placed = [check for check in todo if not check.explores]
-        with self._lock:
-            for check in placed:
-                heapq.heappush(self._waiting, (-check.workers, next(self._arrivals), check))
-        for check in todo:
-            if check.explores:
-                self._explorers.submit(self._run, check)
-        for _ in placed:
+                        heapq.heappush(self._waiting, (-check.workers, next(self._arrivals), check))
+                        placed += 1
+        for check in exploring:
+            self._explorers.submit(self._run, check)
+        for _ in range(placed):
             self._pool.submit(self._run_next)
         self._on_progress(self)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from graders.harness.report.text import cut
 from graders.lab01.dockerfile import Instruction, expand
 
 # What packages are built or installed with; the program does not import them.
@@ -59,8 +60,7 @@ class Install:
     @property
     def shown(self) -> str:
         """The command in a line, for a message."""
-        text = " ".join(self.words)
-        return text if len(text) <= 80 else text[:79] + "…"
+        return cut(" ".join(self.words), 80)
 
     @property
     def dependencies(self) -> bool:

@@ -10,12 +10,14 @@ import redis
 from graders.harness.api import Api, Request
 from graders.harness.check import Finding
 from graders.harness.jobs import QUEUE, JobsLab
+from graders.harness.report.text import cut
 from graders.harness.results import Evidence
 from graders.harness.untrusted import from_json
 from graders.lab01.asking import as_json, told, wrong_answer
 from graders.lab01.times import read, trouble_with
 
 PARTS = 4
+SHOWN = 80  # columns of a value in a sentence
 NEAR = timedelta(minutes=1)  # between two times that are to be one, and are not off by a zone
 
 
@@ -100,7 +102,7 @@ def _expect_hash(lab: JobsLab, posted: dict[str, Any], answer: dict[str, Any]) -
     raw = lab.ask(lambda r: r.hgetall(key)) if kind == "hash" else {}
     hash = {name.decode(errors="replace"): text.decode(errors="replace")
             for name, text in raw.items()}  # fmt: skip
-    lines = tuple(f"{name}: {_short(text)}" for name, text in hash.items()) or (
+    lines = tuple(f"{name}: {cut(text, SHOWN)}" for name, text in hash.items()) or (
         f"(there is no {key})" if kind == "none" else f"(it is a {kind})",
     )
 
@@ -116,7 +118,7 @@ def _expect_hash(lab: JobsLab, posted: dict[str, Any], answer: dict[str, Any]) -
         "created_at": answer["created_at"],
     }  # fmt: skip
     for name, text in wanted.items():
-        expected = f"In the hash of the task, {name} is “{_short(text)}”."
+        expected = f"In the hash of the task, {name} is “{cut(text, SHOWN)}”."
         if name not in hash:
             raise wrong(expected, "There is no such field.")
         if name == "created_at":  # the same moment may be written in another way
@@ -124,11 +126,11 @@ def _expect_hash(lab: JobsLab, posted: dict[str, Any], answer: dict[str, Any]) -
             if trouble := trouble_with(hash[name], moment - NEAR, moment + NEAR):
                 raise wrong(expected, trouble)
         elif hash[name] != text:
-            raise wrong(expected, f"It is “{_short(hash[name])}”.")
+            raise wrong(expected, f"It is “{cut(hash[name], SHOWN)}”.")
     ids = ids_of(answer["task_id"])
     expected = "In the hash of the task, subtasks is a JSON list of the four subtask ids."
     if from_json(hash.get("subtasks", "")) != ids:
-        raise wrong(expected, f"It is “{_short(hash['subtasks'])}”." if "subtasks" in hash
+        raise wrong(expected, f"It is “{cut(hash['subtasks'], SHOWN)}”." if "subtasks" in hash
                     else "There is no such field.")  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def expect_jobs(lab: JobsLab, wanted: list[dict[str, Any]]) -> None:
         return text
 
     shown = tuple(
-        _short(placed(each.decode(errors="backslashreplace")), 160) for each in raw[:12]
+        cut(placed(each.decode(errors="backslashreplace")), 160) for each in raw[:12]
     )
     evidence = Evidence(f"{QUEUE}, in the order in which it is popped", shown or ("(empty)",))
     ids = [each["subtask_id"] for each in wanted]
@@ -174,16 +176,14 @@ def expect_jobs(lab: JobsLab, wanted: list[dict[str, Any]]) -> None:
                               evidence)  # fmt: skip
         for name, value in good.items():
             if name not in job or job[name] != value or type(job[name]) is not type(value):
+                due = cut(repr(value), SHOWN)
                 raise lab.finding(
-                    "jobs-wrong",
-                    placed(f"In the job {good['subtask_id']}, {name} is {_short(repr(value))}."),
+                    "jobs-wrong", placed(f"In the job {good['subtask_id']}, {name} is {due}."),
                     placed(_seen(job, name)), evidence,
                 )  # fmt: skip
 
 
 def _seen(answer: dict[str, Any], name: str) -> str:
-    return f"It is {_short(repr(answer[name]))}." if name in answer else "There is no such field."
-
-
-def _short(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if name not in answer:
+        return "There is no such field."
+    return f"It is {cut(repr(answer[name]), SHOWN)}."

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from graders.harness.check import check
 from graders.harness.explore import acts
+from graders.harness.jobs import subtask_id
 from graders.harness.refusal import expect_refused
 from graders.lab01 import bad_bodies, outage
 from graders.lab01.asking import (
@@ -305,7 +306,7 @@ def test_survives_without_redis(lab):
         began = datetime.now(UTC)
         request = outage.expect_well_again(api, "POST", "/tasks", data, 201)
         answer = expect_accepted(api, request, began)
-        queued = [json.loads(raw).get("subtask_id") for raw in lab.queued()]
+        queued = [subtask_id(raw) for raw in lab.queued()]
         own = [id for id in queued if id in ids_of(answer["task_id"])]
         if own != ids_of(answer["task_id"]):
             raise lab.finding(

@@ -29,7 +29,7 @@ class Folder:
                 "not-applied", "“migrations” is the folder of the migrations; one is added there.",
                 "It is no folder.",
             )  # fmt: skip
-        found = [_FILE.fullmatch(file.name) for file in (path / "migrations").glob("*.up.sql")]
+        found = [_FILE.fullmatch(file.name) for file in place.glob("*.up.sql")]
         numbers = [each[1] for each in found if each]
         last = max(numbers, key=int, default="000")
         return cls(path, str(int(last) + 1).zfill(len(last)))

@@ -39,22 +39,10 @@ def start_without_database(lab: Lab) -> Api:
     api = lab.start_api(ready=False, told="its database is away")
     api.wire.refuse()
     api.wire.cut()  # nobody has connected yet, or it is as if nobody had
-    expected = f"{api.name}, whose database is away, starts and answers GET /health with 503."
-    left = lab.budgets.boot
-    while True:
-        request, left = api.ask_health(left)
-        answer = request.answer
-        if answer is not None:
-            break
-        api.fail_if_ended(expected)
-        lab.history.wait(lambda e: e.kind == h.EXIT, PAUSE, len(lab.history))
-        left -= PAUSE
-        if left <= 0 or lab.session.stopping:
-            raise lab.finding(
-                "api-never-ready", expected,
-                f"In {lab.budgets.boot:.0f} s it did not: {request.problem}.",
-                api.statement_evidence(), api.log_evidence(),
-            )  # fmt: skip
+    answer = api.first_answer(
+        f"{api.name}, whose database is away, starts and answers GET /health with 503.",
+        api.statement_evidence, api.log_evidence,
+    )  # fmt: skip
     lab.tell(f"Asked {api.name} for GET /health: it was answered with {answer.status}.")
     if answer.status != 503:
         raise _untrue(api, f"GET /health -> {answer.shown}", 503, answer)

@@ -21,9 +21,7 @@ def expect_refusal(lab: Lab) -> None:
     started = [
         (what, names, lab.start_api(ready=False, env=env, told=what)) for what, env, names in cases
     ]
-    budget = lab.budgets.boot
-    asked = [api.send("GET", "/health", told=False, timeout=budget, boot=budget)
-             for _, _, api in started]
+    asked = [api.send_health(lab.budgets.boot) for _, _, api in started]
     for (what, names, api), request in zip(started, asked, strict=True):
         expect_refused(api, what, names, code="started-misconfigured",
                        begun=lambda request=request: _begun(request))

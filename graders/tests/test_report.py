@@ -137,20 +137,20 @@ def test_the_parts_of_a_failure_are_in_order() -> None:
     assert places == sorted(places)
 
 
+ONE_FAILED = {"completes_a_pending_task": {"verdict": FAILED, "finding": FindingReport(
+    "task-never-executed", "It is.", "It is not.")}}
+
+
 def test_another_submission_is_named_in_the_command() -> None:
-    broken = {"completes_a_pending_task": {"verdict": FAILED, "finding": FindingReport(
-        "task-never-executed", "It is.", "It is not.")}}
-    text = written(samples.lab_result(broken, submission="my work/it's $5"))
+    text = written(samples.lab_result(ONE_FAILED, submission="my work/it's $5"))
     assert """CHECK=completes_a_pending_task SRC='my work/it'"'"'s $$5'""" in text
 
 
 def test_another_api_is_named_in_the_command() -> None:
-    broken = {"completes_a_pending_task": {"verdict": FAILED, "finding": FindingReport(
-        "task-never-executed", "It is.", "It is not.")}}
-    text = written(samples.lab_result(broken, extra={"api": "starter/lab02"}))
+    text = written(samples.lab_result(ONE_FAILED, extra={"api": "starter/lab02"}))
     again = "make grade LAB=03 CHECK=completes_a_pending_task API=starter/lab02"
     assert again in text
-    assert "API=" not in written(samples.lab_result(broken))
+    assert "API=" not in written(samples.lab_result(ONE_FAILED))
 
 
 def test_a_result_without_checks_is_no_full_mark() -> None:

@@ -97,6 +97,16 @@ def run(checks, folder=REFERENCE, **options) -> results.LabResult:
     return session.finish()
 
 
+class Opened:
+    """A room without anything in it."""
+
+    steps, coverage = (), None
+    events_to_show, close = staticmethod(list), staticmethod(list)
+
+    def __init__(self) -> None:
+        self.history = History()
+
+
 @pytest.fixture(scope="module")
 def graded() -> results.LabResult:
     """The checks above, graded once."""
@@ -343,10 +353,6 @@ def test_an_unknown_check_lists_the_checks():
 def test_of_those_that_wait_for_a_place_the_one_that_takes_longest_is_begun_first() -> None:
     begun = []
 
-    class Opened:
-        history, steps, coverage = History(), [], None
-        events_to_show, close = staticmethod(list), staticmethod(list)
-
     def made(name: str, workers: int, *needs: str) -> Check:
         return replace(FAKES["passes"], name=name, workers=workers, needs=needs,
                        run=lambda _: begun.append(name))
@@ -493,11 +499,6 @@ def test_a_build_that_the_time_limit_ends_is_not_its_authors_fault(tmp_path: Pat
 
 def test_a_room_that_is_opened_while_the_run_is_stopped_is_not_waited_in(tmp_path: Path) -> None:
     session = GradingSession("lab03", {}, Options.read(LAB="03", SRC=str(REFERENCE)))
-
-    class Opened:
-        history, steps, coverage = History(), [], None
-        events_to_show, close = staticmethod(list), staticmethod(list)
-
     room = Opened()
 
     def opens(_: str) -> object:
